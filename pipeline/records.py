@@ -1,0 +1,149 @@
+"""The values that travel: an event as published, and the case that grows around it stage by stage.
+
+Free-form parts (the event's data, a context value, a model's answer) are plain JSON values. On the wire
+they are JSON text inside an Avro field, so that adding a workflow changes no schema of ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a record lies: topic (as named in topics.yaml, without prefix), partition, offset, broker time."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A workflow event as its publisher meant it. Identity is (source, id)."""
+
+    source: str
+    id: str
+    type: str
+    subject: str | None
+    time: str | None
+    data: dict[str, Json]
+
+    @property
+    def identity(self) -> str:
+        """One text for (source, id), unambiguous whatever either holds."""
+        return f"{len(self.source)}:{self.source}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class ContextField:
+    """One fact fetched for an event, with where it came from and how old it was (None: age unknown)."""
+
+    name: str
+    value: Json
+    source: str
+    age_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What a provider answered. `confidence` lies in [0, 1]; None where the provider has none to give."""
+
+    provider: str
+    model: str
+    answer: dict[str, Json]
+    confidence: float | None
+    confidence_source: str
+    latency_ms: float
+
+
+class Verdict(StrEnum):
+    """The four values of a check. Only PASS lets an answer through."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    ABSTAIN = "abstain"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check said, with a reason code that people and programs can read."""
+
+    check: str
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An event with all that the stages have learned of it. Each stage returns a larger copy."""
+
+    event: Event
+    origin: Position
+    workflow: str
+    release: str
+    context: tuple[ContextField, ...] = ()
+    inference: Inference | None = None
+    checks: tuple[CheckResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The published answer for one event. `decision_id` does not depend on the answer."""
+
+    decision_id: str
+    revision: int
+    supersedes: str | None
+    source: str
+    event_id: str
+    subject: str | None
+    workflow: str
+    release: str
+    action: str
+    answer: dict[str, Json]
+    confidence: float | None
+    reasons: tuple[str, ...]
+    decided_by: str
+    origin: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One thing that happened to one event, as a stage saw it."""
+
+    stage: str
+    kind: str
+    identity: str
+    origin: Position
+    at_ms: int
+    detail: Mapping[str, str]
+
+
+def decision_id(event: Event, workflow: str, revision: int) -> str:
+    """Hash of (identity, workflow, revision): 32 hex digits, equal for equal arguments on every machine."""
+    return sha256(f"{event.identity}\n{workflow}\n{revision}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewItem:
+    """One open question to people: why a machine may not answer alone, and all that is known of the case."""
+
+    review_id: str
+    reasons: tuple[str, ...]
+    case: Case
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedItem:
+    """A case that a control stopped, kept with the name of that control."""
+
+    control: str
+    case: Case
