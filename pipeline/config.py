@@ -112,14 +112,14 @@ def load_settings(file: Path | None = None, env: Mapping[str, str] = os.environ)
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
-        raise ConfigError(_explain(error, _origin(file, env))) from None
+        raise ConfigError(explain(error, _origin(file, env))) from None
 
 
 def client_config(settings: Settings, **overrides: Any) -> dict[str, Any]:
     """The configuration of a confluent-kafka client, secrets in clear: never print it.
 
-    `overrides` are librdkafka settings by their own names, `**{"group.id": group}`; they win over the settings.
-    ConfigError without bootstrap servers, which the caller finds first (`pipeline.broker`).
+    `overrides` are librdkafka settings by their own names, `**{"group.id": group}`; they win. ConfigError
+    without bootstrap servers, which the caller finds first (`pipeline.broker`).
     """
     config: dict[str, Any] = {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
@@ -148,6 +148,20 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text("utf-8"), _OnceLoader)  # noqa: S506 - a SafeLoader that also refuses repeats
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def explain(error: ValidationError, origin: Mapping[str, str] | None = None) -> str:
+    """The faults that pydantic found, as `place: what is wrong`, without the values: one may be a secret.
+
+    `origin` gives the place of a first-level name where that is not the name itself.
+    """
+    lines = []
+    for fault in error.errors(include_input=False, include_url=False):
+        first, *rest = [str(part) for part in fault["loc"]] or [""]
+        place = ".".join([(origin or {}).get(first, first), *rest])
+        what = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {what}" if place else what)
+    return "; ".join(lines)
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -199,12 +213,3 @@ def _origin(file: Path | None, env: Mapping[str, str]) -> dict[str, str]:
     from_env = {field: name for name, field in _VARIABLES.items() if env.get(name)}
     place = str(file or "lockgate.yaml")
     return {field: from_env.get(field, f"{place}: {field}") for field in Settings.model_fields}
-
-
-def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
-    """One line for each fault, without the value: it may be a secret."""
-    lines = []
-    for fault in error.errors(include_input=False, include_url=False):
-        where = origin.get(str(fault["loc"][0]), "") if fault["loc"] else ""
-        lines.append(f"{where}: {fault['msg']}" if where else fault["msg"])
-    return "; ".join(lines)
