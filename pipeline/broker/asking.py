@@ -1,0 +1,33 @@
+"""Asking a broker whether it is there, without the noise that clients make about refused connections."""
+
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+
+class Asker:
+    """Asks one address again and again; `complaint` is what the client said last when nobody answered."""
+
+    def __init__(self, bootstrap: str, **config: Any) -> None:
+        self.complaint = "no answer"
+        quiet: dict[str, Any] = {
+            "bootstrap.servers": bootstrap,
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 200,
+            "log_level": 0,  # refused connections are what waiting looks like
+            "error_cb": self._hear,
+        }
+        self._admin = AdminClient({**config, **quiet})
+
+    def brokers(self, timeout_s: float) -> frozenset[int]:
+        """The ids of the live brokers that the address lists; none when it does not answer in time."""
+        try:
+            found = frozenset(self._admin.list_topics(timeout=timeout_s).brokers)
+        except KafkaException:
+            found = frozenset()
+        self._admin.poll(0)  # hands over what was complained about
+        return found
+
+    def _hear(self, error: object) -> None:
+        self.complaint = str(error)
