@@ -64,8 +64,8 @@ class StageLimits:
     """A process that is silent for this long loses its partitions."""
     transaction_timeout_s: float = 10.0
     """The broker aborts a transaction that is open longer than this."""
-    identities: int = 1_000_000
-    """Identities remembered per partition to recognise repeats; the oldest are forgotten first."""
+    identities: int = 200_000
+    """Identities remembered per partition to recognise repeats (about 200 bytes each); the oldest are forgotten first."""
     identity_horizon_s: float = 7 * 24 * 3600.0
     """Seconds after which a repeat of an identity is taken for a new event."""
     retry: RetryLimits = field(default_factory=RetryLimits)

@@ -1,0 +1,109 @@
+"""The Faust side of a worker: app, agents, supervision, signals and timers. It never touches an offset.
+
+app = StreamApp("dev")
+app.add_stage(stage)
+
+@app.agent(app.stage("inference"), concurrency=app.slots("inference"))
+async def inference(deliveries):
+    async for delivery in deliveries:
+        async with delivery:
+            delivery.resolve(await infer(delivery.record))
+
+run(app)
+"""
+
+import asyncio
+import logging
+import signal
+
+import faust
+import uvloop
+from faust.app.base import BootStrategy
+
+from pipeline.errors import ConfigError
+from pipeline.stream.channel import StageChannel
+from pipeline.stream.stage import Stage
+
+log = logging.getLogger(__name__)
+
+
+class AgentsOnly(BootStrategy):
+    """Faust without its own Kafka: records come and go through our channel."""
+
+    enable_kafka = False
+    enable_web = False
+
+
+class StreamApp(faust.App):
+    """A Faust app whose agents read from stages."""
+
+    BootStrategy = AgentsOnly
+
+    def __init__(self, environment: str) -> None:
+        super().__init__(
+            f"lockgate-{environment}",
+            web_enabled=False,
+            autodiscover=False,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            stream_wait_empty=False,
+            store="memory://",
+        )
+        self.stages: dict[str, tuple[Stage, StageChannel, int]] = {}
+
+    def add_stage(self, stage: Stage, *, slots: int) -> None:
+        """Takes a stage in. `slots` is how many records its agents may work on at a time."""
+        if stage.route.stage in self.stages:
+            raise ConfigError(f"stage {stage.route.stage} was added twice")
+        self.stages[stage.route.stage] = (stage, StageChannel(self, stage.window), slots)
+
+    def stage(self, name: str) -> StageChannel:
+        """The channel of a stage, for `@app.agent`."""
+        return self.stages[name][1]
+
+    def slots(self, name: str) -> int:
+        """The concurrency of a stage's agents."""
+        return self.stages[name][2]
+
+
+class StreamWorker(faust.Worker):
+    """Starts the stages after the agents, and stops them before: agents are cancelled only when all is drained."""
+
+    def __init__(self, app: StreamApp, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(app, loop=loop, quiet=True, override_logging=False, redirect_stdouts=False)
+        self._stages = [stage for stage, _, _ in app.stages.values()]
+        self._watch: asyncio.Task[None] | None = None
+        self.failure: BaseException | None = None
+
+    async def on_started(self) -> None:
+        """Called by Faust when the app and its agents run."""
+        await asyncio.gather(*(stage.start() for stage in self._stages))
+        self._watch = asyncio.create_task(self._end_on_failure())
+        log.info("worker runs: %s", ", ".join(stage.route.stage for stage in self._stages))
+        await super().on_started()  # waits until the worker is stopped
+
+    async def _end_on_failure(self) -> None:
+        failures = [stage.failed for stage in self._stages if stage.failed is not None]
+        done, _ = await asyncio.wait(failures, return_when=asyncio.FIRST_COMPLETED)
+        self.failure = next(iter(done)).exception()
+        self._schedule_shutdown(signal.SIGTERM)
+
+    async def _stop_on_signal(self, signal: signal.Signals) -> None:
+        await self.drain()
+        await super()._stop_on_signal(signal)
+
+    async def drain(self) -> None:
+        """Lets what is in flight finish, within each stage's grace, and leaves the groups."""
+        await asyncio.gather(*(stage.stop() for stage in self._stages))
+
+
+def run(app: StreamApp) -> BaseException | None:
+    """Runs a worker until SIGTERM or SIGINT, or until a stage fails: then returns what it failed with."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    worker = StreamWorker(app, loop)
+    try:
+        worker.execute_from_commandline()
+    except SystemExit:
+        return worker.failure
+    return worker.failure

@@ -1,0 +1,369 @@
+"""Makes finished records visible: rounds of one transaction each, on a thread of its own.
+
+A round takes finished records in the order in which they finished, which keeps the order of every key. Their
+outputs enter the transaction only together with metadata that records them as done. What is not committed stays
+in memory and is repeated without running its step again, as long as the tenure it belongs to is alive.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from pipeline.errors import FailureClass, StageStopped
+from pipeline.stream.committed import Partition
+from pipeline.stream.delivery import Delivery
+from pipeline.stream.exits import Route, dead_letter
+from pipeline.stream.limits import StageLimits
+from pipeline.stream.output import Output
+from pipeline.stream.progress import Progress
+from pipeline.stream.tenure import Track
+from pipeline.stream.transaction import (
+    BadOutput,
+    Committed,
+    Forbidden,
+    Refused,
+    Result,
+    StaleMember,
+    Stopping,
+    TransactionLog,
+    Unknown,
+)
+from pipeline.stream.window import Counters
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5
+"""Refusals in a row after which the producer is renewed and the round made smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The group's metadata as the reader last saw it. A round keeps the one it started with: if the group moved
+    on meanwhile, the broker refuses the round, and with it every result of a partition that was lost."""
+
+    serial: int
+    metadata: object
+
+
+class Group(Protocol):
+    """What the committer asks of the reader. Safe to call from the committer's thread."""
+
+    def membership(self) -> Membership | None:
+        """The newest membership; None before the first assignment."""
+        ...
+
+    def renewed_membership(self, after: int, wait_s: float) -> Membership | None:
+        """Asks the reader for fresh metadata and waits for a serial above `after`, at most `wait_s` seconds."""
+        ...
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Progress | None]:
+        """What the group has committed, waiting until no transaction is pending."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What one transaction will hold."""
+
+    deliveries: list[Delivery]
+    progress: dict[Track, Progress]
+
+
+class Committer(threading.Thread):
+    """Commits what `push` brings. `on_failure` is called once, from this thread, when it cannot go on."""
+
+    def __init__(
+        self,
+        route: Route,
+        limits: StageLimits,
+        *,
+        transactions: TransactionLog,
+        group: Group,
+        counters: Counters,
+        on_failure: Callable[[BaseException], None],
+        ready: threading.Event | None = None,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(name=f"{route.stage}-committer", daemon=True)
+        self._route = route
+        self._limits = limits
+        self._transactions = transactions
+        self._group = group
+        self._counters = counters
+        self._on_failure = on_failure
+        self._now = now
+        self._monotonic = monotonic
+        self._finished: deque[Delivery] = deque()
+        self._queue: deque[Delivery] = deque()
+        self._wake = threading.Event()
+        self._idle = False
+        self._closing = False
+        self._buried: set[Delivery] = set()
+        self._refusals = 0
+        self._round_limit = limits.round_records
+        self.ready = ready or threading.Event()
+        """Set once the producer is there: until then nothing should be fed."""
+
+    def push(self, delivery: Delivery) -> None:
+        """Takes a finished delivery. Called by the event loop; never blocks."""
+        self._finished.append(delivery)
+        if self._idle:
+            self._wake.set()
+
+    def close(self) -> None:
+        """Commits what is finished, then ends. Returns at once: `join` waits."""
+        self._closing = True
+        self._wake.set()
+
+    def run(self) -> None:
+        try:
+            self._transactions.renew()
+            self.ready.set()
+            while self._wait():
+                self.round()
+        except Stopping:
+            log.info("%s: the committer stops; what it had not committed will be done again", self._route.stage)
+        except BaseException as failure:  # noqa: BLE001 - whatever it is, the stage must not go on without us
+            self._on_failure(failure)
+        finally:
+            self._transactions.close()
+
+    def _wait(self) -> bool:
+        """Waits for finished work. False when there is none and the committer is to end."""
+        while not self._finished:
+            if self._closing:
+                return False
+            self._wake.clear()
+            self._idle = True
+            if not self._finished and not self._closing:
+                self._wake.wait(1.0)
+            self._idle = False
+        return True
+
+    # -- one round ------------------------------------------------------------------------------------------
+
+    def round(self) -> None:
+        """Commits what is finished now, and returns when the next round may begin."""
+        began = self._monotonic()
+        queue, finished = self._queue, self._finished
+        while finished:
+            queue.append(finished.popleft())
+        while queue:
+            taken = [queue.popleft() for _ in range(min(len(queue), self._round_limit))]
+            held = self._commit(taken)
+            queue.extendleft(reversed(held))
+            if len(held) == len(taken):
+                break  # nothing of it fits: something lower must finish first
+            if len(finished) >= self._round_limit:
+                break
+        spent = self._monotonic() - began
+        if not self._closing:
+            # A pause as long as the work: half of the time is left to everybody else on this machine and on the
+            # broker. An idle stage never gets here, so a lone record is committed at once.
+            self._wake.clear()
+            self._wake.wait(min(self._limits.round_s, spent))
+
+    def _commit(self, taken: list[Delivery]) -> list[Delivery]:
+        """Commits them, whatever it takes; returns those that must wait for room in the metadata."""
+        while True:
+            member = self._group.membership()
+            # The membership first, then who is alive: a tenure that ends in between belongs to a generation
+            # that the broker will refuse.
+            taken = self._alive(taken)
+            chosen, held = self._plan(taken)
+            if not chosen.deliveries:
+                return held
+            result = self._attempt(chosen, member)
+            match result:
+                case Committed():
+                    self._counters.rounds += 1
+                    self._refusals = 0
+                    self._round_limit = min(self._limits.round_records, self._round_limit * 2)
+                    self._release(chosen)
+                    return held
+                case StaleMember():
+                    self._counters.rounds_refused += 1
+                    log.info("%s: round refused: %s", self._route.stage, result.cause)
+                    self._group.renewed_membership(member.serial if member else -1, 1.0)
+                case BadOutput():
+                    self._counters.rounds_refused += 1
+                    self._bury(chosen.deliveries, result)
+                case Forbidden():
+                    raise StageStopped(
+                        f"stage {self._route.stage} may not write: {result.cause}. Give its identity the ACLs that "
+                        "topics.yaml implies, then start it again. Nothing is lost: nothing was committed."
+                    )
+                case Refused():
+                    self._counters.rounds_refused += 1
+                    self._patience(result)
+                case Unknown():
+                    self._counters.rounds_unknown += 1
+                    log.warning("%s: outcome unknown, settling: %s", self._route.stage, result.cause)
+                    covered = self._settle(chosen)
+                    taken = [delivery for delivery in taken if delivery not in covered]
+                case _:
+                    assert_never(result)
+
+    def _attempt(self, chosen: _Round, member: Membership | None) -> Result:
+        if member is None:
+            return StaleMember("not a member of the group yet")
+        outputs = [(delivery.track.partition, output) for delivery in chosen.deliveries for output in delivery.outputs]
+        offsets = [
+            (track.topic, track.partition, progress.base, progress.encode())
+            for track, progress in chosen.progress.items()
+        ]
+        return self._transactions.run(outputs, offsets, member.metadata)
+
+    def _alive(self, taken: list[Delivery]) -> list[Delivery]:
+        alive = [delivery for delivery in taken if delivery.track.tenure.alive]
+        self._counters.epoch_drops += len(taken) - len(alive)
+        return alive
+
+    def _release(self, chosen: _Round) -> None:
+        for track, progress in chosen.progress.items():
+            track.progress = progress
+        self._count_released(chosen.deliveries)
+
+    def _count_released(self, deliveries: Collection[Delivery]) -> None:
+        for delivery in deliveries:
+            track = delivery.track
+            track.released_bytes += delivery.size
+            track.released += 1
+        self._counters.committed += len(deliveries)
+        if self._buried:
+            self._buried.difference_update(deliveries)
+
+    # -- room in the metadata -------------------------------------------------------------------------------
+
+    def _plan(self, taken: list[Delivery]) -> tuple[_Round, list[Delivery]]:
+        """Which of them fit into the metadata of this round, and which must wait."""
+        progress: dict[Track, Progress] = {}
+        for delivery in taken:
+            track = delivery.track
+            trial = progress.get(track)
+            if trial is None:
+                progress[track] = trial = track.progress.copy()
+            trial.mark(delivery.cover, delivery.offset + 1)
+        full = [track for track, trial in progress.items() if not trial.fits()]
+        if not full:
+            for track in progress:
+                track.stuck = False
+            return _Round(taken, progress), []
+        held: set[Delivery] = set()
+        for track in full:
+            mine = [delivery for delivery in taken if delivery.track is track]
+            fitting, progress[track] = fitting_prefix(track.progress, mine)
+            waiting = set(mine).difference(fitting)
+            held |= waiting
+            track.stuck = bool(waiting)
+            if not fitting:
+                del progress[track]
+        return (
+            _Round([delivery for delivery in taken if delivery not in held], progress),
+            [delivery for delivery in taken if delivery in held],
+        )
+
+    # -- when a round does not pass -------------------------------------------------------------------------
+
+    def _patience(self, result: Refused) -> None:
+        """The same again, later; after a while with a new producer and a smaller round."""
+        self._refusals += 1
+        log.warning("%s: round refused (%d): %s", self._route.stage, self._refusals, result.cause)
+        if self._refusals % PATIENCE == 0:
+            self._round_limit = max(1, self._round_limit // 2)
+            self._transactions.renew()
+        else:
+            time.sleep(min(0.05 * 2**self._refusals, 1.0))
+
+    def _settle(self, chosen: _Round) -> set[Delivery]:
+        """After an unknown outcome: let the broker decide it, read what it decided, release what it covers."""
+        self._transactions.renew()
+        committed = self._group.committed([(track.topic, track.partition) for track in chosen.progress])
+        for track in chosen.progress:
+            found = committed[track.topic, track.partition]
+            if found is not None:
+                track.progress = found
+        covered = {d for d in chosen.deliveries if d.track.progress.is_done(d.offset)}
+        self._count_released(covered)
+        return covered
+
+    def _bury(self, deliveries: list[Delivery], result: BadOutput) -> None:
+        """Finds the records whose outputs cannot be written and makes each a dead letter; the others stay."""
+        outputs = [(delivery.track.partition, output) for delivery in deliveries for output in delivery.outputs]
+        owners = [delivery for delivery in deliveries for _ in delivery.outputs]
+        culprits = [(result.index, result)] if result.index is not None else self._culprits(outputs, 0)
+        if not culprits:
+            # Each passes alone: the sum was the trouble, so the next rounds are smaller.
+            self._patience(Refused(result.cause))
+            return
+        for index, cause in culprits:
+            delivery = owners[index]
+            if delivery in self._buried:
+                raise StageStopped(
+                    f"stage {self._route.stage} cannot write a dead letter to {self._route.dead_letter}: {cause.cause}. "
+                    f"Make that topic take records as large as those of {self._route.input}, with room for headers "
+                    "(`lockgate topics plan` shows the difference). Nothing is lost: nothing was committed."
+                )
+            log.error("%s: the output of %r cannot be written: %s", self._route.stage, delivery, cause.cause)
+            self._buried.add(delivery)
+            self._counters.outputs_buried += 1
+            letter = dead_letter(
+                self._route, delivery, f"output refused: {cause.cause}", FailureClass.PERMANENT, self._now()
+            )
+            kept = tuple(o for o in delivery.outputs if self._route.state is not None and o.topic == self._route.state)
+            delivery.outputs = (letter, *kept)
+
+    def _culprits(self, outputs: Sequence[tuple[int, Output]], start: int) -> list[tuple[int, BadOutput]]:
+        """Bisects with transactions that are aborted, until each bad output stands alone."""
+        result = self._transactions.probe(outputs)
+        while isinstance(result, Refused | Unknown | StaleMember):
+            self._transactions.renew()
+            result = self._transactions.probe(outputs)
+        if isinstance(result, Forbidden):
+            raise StageStopped(f"stage {self._route.stage} may not write: {result.cause}")
+        if isinstance(result, Committed):
+            return []
+        if result.index is not None:
+            named = result.index
+            before = self._culprits(outputs[:named], start) if named else []
+            after = self._culprits(outputs[named + 1 :], start + named + 1) if named + 1 < len(outputs) else []
+            return [*before, (start + named, result), *after]
+        if len(outputs) == 1:
+            return [(start, result)]
+        middle = len(outputs) // 2
+        return self._culprits(outputs[:middle], start) + self._culprits(outputs[middle:], start + middle)
+
+
+def fitting_prefix(base: Progress, deliveries: list[Delivery]) -> tuple[list[Delivery], Progress]:
+    """The finished deliveries of one track that the metadata has room for, and the progress with them.
+
+    A prefix in the order of finishing, so that no key is overtaken; and then every one that is now the lowest
+    offset not done, which nothing can be waiting for. With the lowest one in, there is always room.
+    """
+
+    def marked(count: int) -> Progress:
+        trial = base.copy()
+        for delivery in deliveries[:count]:
+            trial.mark(delivery.cover, delivery.offset + 1)
+        return trial
+
+    low, high = 0, len(deliveries)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if marked(middle).fits():
+            low = middle
+        else:
+            high = middle - 1
+    progress = marked(low)
+    chosen = deliveries[:low]
+    for delivery in sorted(deliveries[low:], key=lambda d: d.offset):
+        if delivery.cover > progress.base:
+            break
+        progress.mark(delivery.cover, delivery.offset + 1)
+        chosen.append(delivery)
+    return chosen, progress

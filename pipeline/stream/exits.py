@@ -1,0 +1,116 @@
+"""Turns outcomes into records for the topics: the way on, and the side exits of every stage.
+
+A dead letter is the original record byte for byte, with headers that say where it lay and why it is here. The
+headers that a stage adds start at `lockgate_source_topic`, so that they can be taken off again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from pipeline.errors import FailureClass
+from pipeline.outcome import Blocked, Dead, Next, Outcome, Retry, Review
+from pipeline.records import Headers
+from pipeline.stream import output
+from pipeline.stream.delivery import Delivery
+from pipeline.stream.output import Output
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The topics of one stage. Physical names, but for `source`, the input's name as topics.yaml has it."""
+
+    stage: str
+    group: str
+    source: str
+    input: str
+    retry: str
+    dead_letter: str
+    state: str | None = None
+    """The topic of the stage's keyed memory; None for a stage that remembers nothing."""
+    entrance: bool = False
+    """The first stage: records come from outside, and repeats of an identity are recognised here."""
+
+
+class Exits(Protocol):
+    """What a stage writes for the outcomes that carry a record, and for a repeat at the entrance.
+
+    May raise EncodeError: the delivery then becomes a dead letter.
+    """
+
+    def on(self, delivery: Delivery, outcome: Next | Review | Blocked) -> tuple[Output, ...]:
+        """The outputs of a finished delivery."""
+        ...
+
+    def duplicate(self, delivery: Delivery, now_s: float) -> tuple[Output, ...]:
+        """The outputs of a repeat that is dropped: its audit record."""
+        ...
+
+
+def conclude(route: Route, exits: Exits, delivery: Delivery, outcome: Outcome, now_s: float) -> tuple[Output, ...]:
+    """The outputs of a delivery for an outcome that is final. Retry is not: the window decides about it."""
+    match outcome:
+        case Next() | Review() | Blocked():
+            return exits.on(delivery, outcome)
+        case Dead():
+            return (dead_letter(route, delivery, outcome.cause, outcome.failure, now_s),)
+        case Retry():
+            raise AssertionError("a retry is not final")
+        case _:
+            assert_never(outcome)
+
+
+def dead_letter(route: Route, delivery: Delivery, cause: str, failure: FailureClass, now_s: float) -> Output:
+    """The original record, byte for byte, with where it lay and why it died in its headers."""
+    return Output(
+        route.dead_letter,
+        delivery.key,
+        delivery.value,
+        delivery.headers + provenance(route, delivery, cause, failure, now_s),
+    )
+
+
+def parked(route: Route, delivery: Delivery, cause: str, failure: FailureClass, now_s: float) -> Output:
+    """The original record for the retry topic, with what `unpark` needs to go on where it stopped."""
+    return Output(
+        route.retry,
+        delivery.key,
+        delivery.value,
+        delivery.headers + provenance(route, delivery, cause, failure, now_s),
+    )
+
+
+def provenance(route: Route, delivery: Delivery, cause: str, failure: FailureClass, now_s: float) -> Headers:
+    """The headers that retry records and dead letters carry beside their own; all small, none missing."""
+    first_s = delivery.first_failure_s or (now_s if delivery.attempt else 0.0)
+    return (
+        (output.SOURCE_TOPIC, route.source.encode()),
+        (output.SOURCE_PARTITION, b"%d" % delivery.track.partition),
+        (output.SOURCE_OFFSET, b"%d" % delivery.source_offset),
+        (output.SOURCE_TIMESTAMP, b"%d" % delivery.source_timestamp_ms),
+        (output.GROUP, route.group.encode()),
+        (output.STAGE, route.stage.encode()),
+        (output.CLASS, failure.value.encode()),
+        (output.CAUSE, output.cut(cause)),
+        (output.ATTEMPT, b"%d" % delivery.attempt),
+        (output.FIRST_FAILURE, b"%d" % round(first_s * 1000)),
+        (output.LAST_FAILURE, b"%d" % round(now_s * 1000)),
+    )
+
+
+def unpark(delivery: Delivery) -> None:
+    """Gives a record from the retry topic its own headers, source position, attempts and first failure back."""
+    names = [name for name, _ in delivery.headers]
+    if output.SOURCE_TOPIC not in names:
+        return
+    at = len(names) - 1 - names[::-1].index(output.SOURCE_TOPIC)
+    added = dict(delivery.headers[at:])
+    delivery.headers = delivery.headers[:at]
+    delivery.source_offset = int(added[output.SOURCE_OFFSET])
+    delivery.source_timestamp_ms = int(added[output.SOURCE_TIMESTAMP])
+    delivery.attempt = int(added[output.ATTEMPT])
+    delivery.first_failure_s = int(added[output.FIRST_FAILURE]) / 1000
+
+
+Decoder = Callable[[Delivery], object]
+"""Makes `delivery.record` of the bytes. Raises DecodeError: the delivery then becomes a dead letter (poison)."""
