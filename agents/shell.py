@@ -15,6 +15,8 @@ run(app)
 import asyncio
 import logging
 import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import faust
 import uvloop
@@ -22,19 +24,20 @@ from faust.app.base import BootStrategy
 
 from pipeline.errors import ConfigError
 from pipeline.stream.channel import StageChannel
+from pipeline.stream.delivery import Delivery
 from pipeline.stream.stage import Stage
 
 log = logging.getLogger(__name__)
 
 
-class AgentsOnly(BootStrategy):
+class AgentsOnly(BootStrategy):  # type: ignore[misc]
     """Faust without its own Kafka: records come and go through our channel."""
 
     enable_kafka = False
     enable_web = False
 
 
-class StreamApp(faust.App):
+class StreamApp(faust.App):  # type: ignore[misc]
     """A Faust app whose agents read from stages."""
 
     BootStrategy = AgentsOnly
@@ -57,6 +60,13 @@ class StreamApp(faust.App):
             raise ConfigError(f"stage {stage.route.stage} was added twice")
         self.stages[stage.route.stage] = (stage, StageChannel(self, stage.window), slots)
 
+    def agent(
+        self, channel: StageChannel, *, concurrency: int
+    ) -> Callable[[Callable[[AsyncIterator[Delivery]], Awaitable[None]]], Any]:
+        """Makes a function an agent: `concurrency` copies of it share the channel, each with a record of its own."""
+        decorator: Callable[..., Any] = super().agent(channel, concurrency=concurrency)
+        return decorator
+
     def stage(self, name: str) -> StageChannel:
         """The channel of a stage, for `@app.agent`."""
         return self.stages[name][1]
@@ -66,7 +76,7 @@ class StreamApp(faust.App):
         return self.stages[name][2]
 
 
-class StreamWorker(faust.Worker):
+class StreamWorker(faust.Worker):  # type: ignore[misc]
     """Starts the stages after the agents, and stops them before: agents are cancelled only when all is drained."""
 
     def __init__(self, app: StreamApp, loop: asyncio.AbstractEventLoop) -> None:

@@ -6,7 +6,7 @@ headers that a stage adds start at `lockgate_source_topic`, so that they can be 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from pipeline.errors import FailureClass
 from pipeline.outcome import Blocked, Dead, Next, Outcome, Retry, Review
@@ -28,8 +28,6 @@ class Route:
     dead_letter: str
     state: str | None = None
     """The topic of the stage's keyed memory; None for a stage that remembers nothing."""
-    entrance: bool = False
-    """The first stage: records come from outside, and repeats of an identity are recognised here."""
 
 
 class Exits(Protocol):
@@ -111,6 +109,9 @@ def unpark(delivery: Delivery) -> None:
     delivery.attempt = int(added[output.ATTEMPT])
     delivery.first_failure_s = int(added[output.FIRST_FAILURE]) / 1000
 
+
+Identify = Callable[[Any], tuple[str, str]]
+"""(source, id) of a decoded record: given to the first stage, which recognises repeats."""
 
 Decoder = Callable[[Delivery], object]
 """Makes `delivery.record` of the bytes. Raises DecodeError: the delivery then becomes a dead letter (poison)."""

@@ -34,15 +34,15 @@ Seen: TypeAlias = Fresh | Repeat
 def admit(
     state: State,
     *,
-    source: bytes,
-    event_id: bytes,
+    source: str,
+    event_id: str,
     key: bytes | None,
     value: bytes | None,
     now_ms: int,
     horizon_ms: int,
 ) -> Seen:
     """Looks an identity up and remembers it when it is fresh."""
-    identity = _digest(source, event_id)
+    identity = _digest(source.encode("utf-8", "surrogatepass"), event_id.encode("utf-8", "surrogatepass"))
     content = _digest(key, value)
     known = state.get(identity)
     if known is not None:

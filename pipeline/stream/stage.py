@@ -20,8 +20,8 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import BrokerUnavailable, ConfigError
 from pipeline.stream.committer import Committer
-from pipeline.stream.exits import Decoder, Exits, Route
-from pipeline.stream.limits import StageLimits
+from pipeline.stream.exits import Decoder, Exits, Identify, Route
+from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.reader import Reader
 from pipeline.stream.transaction import KafkaTransactions
 from pipeline.stream.window import Counters, Window
@@ -47,7 +47,9 @@ class Stage:
     """Runs one stage in this process. `failed` is a future that ends with the error when it cannot go on.
 
     `config` are settings for every Kafka client (bootstrap.servers, security). `transactional_id` must be stable
-    for this slot and used by no other living process: the broker fences the older of two.
+    for this slot and used by no other living process: the broker fences the older of two. `identify` makes it the
+    stage that recognises repeats; it then needs a state topic. `retry_limits` gives a record its own retry rule in
+    place of the stage's.
     """
 
     def __init__(
@@ -59,8 +61,12 @@ class Stage:
         transactional_id: str,
         decode: Decoder,
         exits: Exits,
+        identify: Identify | None = None,
+        retry_limits: Callable[[Any], RetryLimits] | None = None,
         random: Random | None = None,
     ) -> None:
+        if identify is not None and route.state is None:
+            raise ConfigError(f"stage {route.stage} recognises repeats, so it needs a state topic")
         self.route = route
         self.limits = limits
         self.counters = Counters()
@@ -74,6 +80,8 @@ class Stage:
             limits,
             decode=decode,
             exits=exits,
+            identify=identify,
+            retry_limits=retry_limits,
             push=self._push,
             clock=LoopClock(),
             random=random or Random(),

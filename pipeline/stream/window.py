@@ -16,9 +16,9 @@ from pipeline.errors import DecodeError, EncodeError, FailureClass, StepError
 from pipeline.outcome import Dead, Outcome, Retry
 from pipeline.stream import exits as exit_records
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.exits import Decoder, Exits, Route
+from pipeline.stream.exits import Decoder, Exits, Identify, Route
 from pipeline.stream.identity import Fresh, Repeat, admit
-from pipeline.stream.limits import StageLimits
+from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.output import Output
 from pipeline.stream.retry import Again, Exhausted, Park, after_failure
 
@@ -71,6 +71,8 @@ class Window:
         *,
         decode: Decoder,
         exits: Exits,
+        identify: Identify | None = None,
+        retry_limits: Callable[[Any], RetryLimits] | None = None,
         push: Callable[[Delivery], None],
         clock: Clock,
         random: Random,
@@ -81,6 +83,8 @@ class Window:
         self.counters = counters
         self._decode = decode
         self._exits = exits
+        self._identify = identify
+        self._retry_limits = retry_limits or (lambda _record: limits.retry)
         self._push = push
         self._clock = clock
         self._random = random
@@ -145,17 +149,18 @@ class Window:
         """True when an agent must work on it; False when the window itself could finish it."""
         track = delivery.track
         tenure = track.tenure
-        if track is tenure.input and delivery.attempt == 0:
-            if delivery.key is not None and delivery.key in tenure.parked:
-                self._park(delivery, "parked behind an earlier record of its key", FailureClass.TRANSIENT)
-                return False
-            if self.route.entrance and not self._fresh(delivery):
-                return False
         try:
             delivery.record = self._decode(delivery)
         except DecodeError as error:
             self._finish_dead(delivery, str(error), FailureClass.POISON)
             return False
+        # A second attempt, also one after a requeue, has been looked at before.
+        if track is tenure.input and delivery.attempt == 0 and not delivery.state_changes:
+            if self._identify is not None and not self._is_fresh(delivery, self._identify):
+                return False
+            if delivery.key is not None and delivery.key in tenure.parked:
+                self._park(delivery, "parked behind an earlier record of its key", FailureClass.TRANSIENT)
+                return False
         delivery.attempt += 1
         delivery.overdue = delivery.entered = False
         delivery.outcome = None
@@ -166,10 +171,8 @@ class Window:
         self.counters.handed_out += 1
         return True
 
-    def _fresh(self, delivery: Delivery) -> bool:
-        source, event_id = delivery.header("ce_source"), delivery.header("ce_id")
-        if not source or not event_id:
-            return True  # no identity but its position: the decoder will say so
+    def _is_fresh(self, delivery: Delivery, identify: Identify) -> bool:
+        source, event_id = identify(delivery.record)
         now_s = self._clock.time()
         seen = admit(
             delivery.track.tenure.state,
@@ -270,14 +273,15 @@ class Window:
         now_s = self._clock.time()
         if not delivery.first_failure_s:
             delivery.first_failure_s = now_s
+        limits = self._retry_limits(delivery.record)
         decision = after_failure(
-            self.limits.retry,
+            limits,
             attempt=delivery.attempt,
             first_failure_s=delivery.first_failure_s,
             now_s=now_s,
             after_s=retry.after_s,
             parked=delivery.track is tenure.retry,
-            lane_has_room=tenure.backing_off < self.limits.retry.lane_keys,
+            lane_has_room=tenure.backing_off < limits.lane_keys,
             random=self._random,
         )
         match decision:
