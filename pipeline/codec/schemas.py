@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import yaml
 from fastavro import parse_schema
-from fastavro.schema import SchemaParseException, fingerprint, to_parsing_canonical_form
+from fastavro.schema import fingerprint, to_parsing_canonical_form
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from pipeline.errors import ConfigError
@@ -68,9 +68,7 @@ class Schemas:
         try:
             return self._newest[name]
         except KeyError:
-            raise ConfigError(
-                f"no schema {name!r} in {self.folder}: there are {', '.join(self.names)}"
-            ) from None
+            raise ConfigError(f"no schema {name!r} in {self.folder}: there are {', '.join(self.names)}") from None
 
     @property
     def names(self) -> list[str]:
@@ -95,10 +93,11 @@ class Schemas:
                 f"{self.folder / 'ids.yaml'}: version {entry.version} of {name} stands in place {position}"
             )
         raw = _read(path)
+        parsed = _parse(raw, path)
         real = schema_fingerprint(raw)
         if (real, schema_id(real)) != (entry.fingerprint, entry.id):
             raise ConfigError(_changed(path, name, entry, real, newest=newest))
-        schema = Schema(name, entry.version, entry.id, _parse(raw, path), newest)
+        schema = Schema(name, entry.version, entry.id, parsed, newest)
         if entry.id in self.by_id:
             raise ConfigError(f"{path}: id {entry.id} already means {self.by_id[entry.id].name}")
         self.by_id[entry.id] = schema
@@ -109,7 +108,9 @@ class Schemas:
         known = {self.file(s.name, s.version, newest=s.newest).name for s in self.by_id.values()}
         for path in sorted(self.folder.glob("*.avsc")):
             if path.name not in known:
-                print_ = schema_fingerprint(_read(path))
+                raw = _read(path)
+                _parse(raw, path)
+                print_ = schema_fingerprint(raw)
                 entry = f"{{version: 1, id: {schema_id(print_)}, fingerprint: {print_}}}"
                 raise ConfigError(f"{path} has no entry in ids.yaml: add {entry}")
 
@@ -132,9 +133,7 @@ def shipped_schemas() -> Schemas:
 
 def _changed(path: Path, name: str, entry: _Entry, real: str, *, newest: bool) -> str:
     if not newest:
-        return (
-            f"{path} was changed, but version {entry.version} is already on the wire: restore it from history"
-        )
+        return f"{path} was changed, but version {entry.version} is already on the wire: restore it from history"
     following = entry.version + 1
     return (
         f"{path} is not the schema that id {entry.id} means. Keep the old text as "
@@ -153,8 +152,8 @@ def _read(path: Path) -> Any:
 def _parse(raw: Any, path: Path) -> dict[str, Any]:
     try:
         parsed = parse_schema(_plain(raw, path))
-    except SchemaParseException as error:
-        raise ConfigError(f"{path} is no Avro schema: {error}") from error
+    except Exception as error:  # fastavro raises KeyError and others too on what is no schema
+        raise ConfigError(f"{path} is no Avro schema: {type(error).__name__}: {error}") from error
     if not isinstance(parsed, dict) or parsed["type"] != "record":
         raise ConfigError(f"{path}: the outermost type must be a record")
     return parsed

@@ -1,20 +1,34 @@
-"""The values of `pipeline.records` as Avro, each by the schema of its name."""
+"""The values of `pipeline.records` as bytes, each by the schema of its name."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from fastavro import schemaless_reader, schemaless_writer
 
-from pipeline.codec import entrance, json_text, records_avro
+from pipeline.codec import compiled, entrance, json_text, plain
 from pipeline.codec.entrance import RawHeaders
 from pipeline.codec.misfit import misfit
 from pipeline.codec.schemas import HEADER_BYTES, MAGIC, Schema, Schemas, shipped_schemas
 from pipeline.errors import DecodeError, EncodeError
-from pipeline.records import Audit, BlockedItem, Case, Decision, Event, Json, ReviewItem
+from pipeline.records import (
+    Audit,
+    BlockedItem,
+    Case,
+    CheckResult,
+    ContextField,
+    Decision,
+    Event,
+    Inference,
+    Json,
+    Position,
+    ReviewItem,
+    Verdict,
+)
 
 Value: TypeAlias = Case | Decision | ReviewItem | BlockedItem | Audit
-V = TypeVar("V")
+V = TypeVar("V", bound=Value)
 
 SCHEMA_OF: dict[type, str] = {
     Case: "case",
@@ -23,6 +37,19 @@ SCHEMA_OF: dict[type, str] = {
     BlockedItem: "blocked",
     Audit: "audit",
 }
+_PARTS = (Event, Position, ContextField, Inference, CheckResult, Verdict)
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (*SCHEMA_OF, *_PARTS)}
+"""Every named type of the schemas above, by its name in Avro."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form(Generic[V]):
+    """How one kind of value is written and read."""
+
+    schema: Schema
+    header: bytes
+    write: Callable[[V, compiled.Dump], bytes]
+    read: Callable[[bytes], V]
 
 
 class Codec:
@@ -35,47 +62,41 @@ class Codec:
 
     def __init__(self, schemas: Schemas | None = None) -> None:
         self.schemas = schemas or shipped_schemas()
-        self._newest = {kind: self.schemas.newest(name) for kind, name in SCHEMA_OF.items()}
-        self._headers = {kind: schema.header for kind, schema in self._newest.items()}
+        self._forms: dict[type, _Form[Any]] = {kind: self._form(name) for kind, name in SCHEMA_OF.items()}
 
     def encode(self, value: Value) -> bytes:
         """The bytes of a value. EncodeError names the field that does not fit, never its content."""
-        kind = type(value)
-        schema = self._newest.get(kind)
-        if schema is None:
-            raise EncodeError(
-                f"{kind.__name__} has no schema: only {', '.join(k.__name__ for k in SCHEMA_OF)} have"
-            )
+        form = self._forms.get(type(value))
+        if form is None:
+            known = ", ".join(kind.__name__ for kind in SCHEMA_OF)
+            raise EncodeError(f"{type(value).__name__} has no schema: only {known} have")
         try:
-            return _write(schema, records_avro.to_avro(value, json_text.dump))
-        except UnicodeEncodeError:
-            pass
-        except Exception as error:
-            raise EncodeError(f"{schema.name}: {_why(schema, value, error)}") from error
-        try:
-            return _write(schema, records_avro.to_avro(value, json_text.dump_ascii))
-        except Exception as error:
-            raise EncodeError(f"{schema.name}: {_why(schema, value, error)}") from error
+            try:
+                return form.write(value, json_text.dump)
+            except UnicodeEncodeError:
+                return form.write(value, json_text.dump_ascii)
+        except Exception as error:  # whatever it was, it is a misfit: the slow look finds out which
+            raise EncodeError(f"{form.schema.name}: {_why(form.schema, value, error)}") from error
 
     def decode_case(self, data: bytes) -> Case:
         """The case in these bytes. DecodeError when there is none."""
-        return self._decode(data, Case, records_avro.case)
+        return self._decode(data, Case)
 
     def decode_decision(self, data: bytes) -> Decision:
         """The decision in these bytes. DecodeError when there is none."""
-        return self._decode(data, Decision, records_avro.decision)
+        return self._decode(data, Decision)
 
     def decode_review(self, data: bytes) -> ReviewItem:
         """The review item in these bytes. DecodeError when there is none."""
-        return self._decode(data, ReviewItem, records_avro.review)
+        return self._decode(data, ReviewItem)
 
     def decode_blocked(self, data: bytes) -> BlockedItem:
         """The blocked item in these bytes. DecodeError when there is none."""
-        return self._decode(data, BlockedItem, records_avro.blocked)
+        return self._decode(data, BlockedItem)
 
     def decode_audit(self, data: bytes) -> Audit:
         """The audit record in these bytes. DecodeError when there is none."""
-        return self._decode(data, Audit, records_avro.audit)
+        return self._decode(data, Audit)
 
     def decode_event(self, value: bytes | None, headers: RawHeaders, key: bytes | None) -> Event:
         """The event in a record of workflow-events, by the rules of `pipeline.codec.entrance`."""
@@ -110,22 +131,35 @@ class Codec:
             raise DecodeError(f"schema id {number} is not known here")
         return schema
 
-    def _decode(self, data: bytes, kind: type[V], build: Callable[[Any], V]) -> V:
-        newest = self._newest[kind]
-        written = newest if data[:HEADER_BYTES] == self._headers[kind] else self.schema_of(data)
-        if written.name != newest.name:
-            raise DecodeError(f"schema id {written.id} is {written.name}, where {newest.name} was expected")
-        plain = _read(data, written, newest)
+    def _form(self, name: str) -> _Form[Any]:
+        schema = self.schemas.newest(name)
+        return _Form(schema, schema.header, compiled.writer(schema, KINDS), compiled.reader(schema, KINDS))
+
+    def _decode(self, data: bytes, kind: type[V]) -> V:
+        form: _Form[V] = self._forms[kind]
+        if data[:HEADER_BYTES] != form.header:
+            return self._decode_older(data, form)
         try:
-            return build(plain)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise DecodeError(f"{newest.name}: {type(error).__name__} in a JSON part") from error
+            return form.read(data)
+        except Exception as error:  # broken bytes fail in many ways, all of which mean the same
+            raise DecodeError(f"{form.schema.name}: {_reason(error)}") from error
+
+    def _decode_older(self, data: bytes, form: _Form[V]) -> V:
+        written = self.schema_of(data)
+        if written.name != form.schema.name:
+            raise DecodeError(f"schema id {written.id} is {written.name}, where {form.schema.name} was expected")
+        content = _read(data, written, form.schema)
+        try:
+            value: V = plain.from_plain(form.schema.parsed, content, KINDS)
+        except (ValueError, RecursionError) as error:
+            raise DecodeError(f"{written.name}: {_reason(error)}") from error
+        return value
 
 
-def _write(schema: Schema, plain: Any) -> bytes:
+def _write(schema: Schema, content: Any) -> bytes:
     out = BytesIO()
     out.write(schema.header)
-    schemaless_writer(out, schema.parsed, plain)
+    schemaless_writer(out, schema.parsed, content)
     return out.getvalue()
 
 
@@ -133,17 +167,26 @@ def _read(data: bytes, written: Schema, wanted: Schema) -> Any:
     source = BytesIO(data)
     source.seek(HEADER_BYTES)
     try:
-        plain = schemaless_reader(source, written.parsed, None if written is wanted else wanted.parsed)
+        content = schemaless_reader(source, written.parsed, None if written is wanted else wanted.parsed)
     except Exception as error:  # fastavro documents no closed set: broken bytes have raised a dozen kinds
-        raise DecodeError(f"{written.name}: not Avro ({type(error).__name__})") from error
+        raise DecodeError(f"{written.name}: {_reason(error)}") from error
     if source.tell() != len(data):
-        raise DecodeError(f"{written.name}: {len(data) - source.tell()} bytes left over")
-    return plain
+        raise DecodeError(f"{written.name}: bytes are left over")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """Why bytes could not be read, in words of ours: those of a library may quote the data."""
+    if isinstance(error, UnicodeDecodeError):
+        return "a text is not UTF-8"
+    return f"the bytes do not fit the schema ({type(error).__name__})"
 
 
 def _why(schema: Schema, value: Value, error: Exception) -> str:
     try:
-        plain = records_avro.to_avro(value, json_text.dump_ascii)
-    except (ValueError, TypeError, AttributeError, RecursionError) as inner:
+        content = plain.to_plain(schema.parsed, value, json_text.dump_ascii)
+    except (ValueError, TypeError, RecursionError) as inner:
         return f"a part is not JSON ({type(inner).__name__})"
-    return misfit(schema.parsed, plain) or type(error).__name__
+    except AttributeError as inner:
+        return f"a part has the wrong type ({inner})"
+    return misfit(schema.parsed, content) or type(error).__name__
