@@ -29,5 +29,19 @@ class Asker:
         self._admin.poll(0)  # hands over what was complained about
         return found
 
+    def out_of_sync(self, timeout_s: float, brokers: int) -> str | None:
+        """What keeps a cluster of this size from being whole (a partition, a broker); None when it is whole."""
+        try:
+            cluster = self._admin.list_topics(timeout=timeout_s)
+        except KafkaException as error:
+            return f"the cluster ({error})"
+        if len(cluster.brokers) < brokers:
+            return f"the cluster (only brokers {sorted(cluster.brokers)} live)"
+        for topic in cluster.topics.values():
+            for partition in topic.partitions.values():
+                if partition.leader < 0 or set(partition.isrs) != set(partition.replicas):
+                    return f"{topic.topic}-{partition.id}"
+        return None
+
     def _hear(self, error: object) -> None:
         self.complaint = str(error)

@@ -74,6 +74,4 @@ def _wait_ready(bootstrap: str) -> None:
         if asker.brokers(0.5):
             return
         time.sleep(0.1)
-    raise BrokerUnavailable(
-        f"the container did not answer within {_READY_TIMEOUT_S:.0f} s ({asker.complaint})"
-    )
+    raise BrokerUnavailable(f"the container did not answer within {_READY_TIMEOUT_S:.0f} s ({asker.complaint})")

@@ -55,9 +55,7 @@ def find_broker(settings: Settings, *, lasting: bool = False) -> Broker:
         tried.append(f"local Apache Kafka: {error}")
     else:
         return Broker(kafka.bootstrap, "local")
-    raise BrokerUnavailable(
-        "no Kafka to work with. Tried in this order:\n" + "\n".join(f"- {t}" for t in tried)
-    )
+    raise BrokerUnavailable("no Kafka to work with. Tried in this order:\n" + "\n".join(f"- {t}" for t in tried))
 
 
 def present_broker(settings: Settings) -> Broker:
@@ -73,12 +71,13 @@ def present_broker(settings: Settings) -> Broker:
     return Broker(kafka.bootstrap, "local")
 
 
-def check_answers(settings: Settings, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+def check_answers(settings: Settings, timeout_s: float | None = None) -> None:
     """Returns when the configured broker answers a request for metadata, else BrokerUnavailable naming it."""
+    timeout_s = ANSWER_TIMEOUT_S if timeout_s is None else timeout_s
     config = client_config(settings)
     asker = Asker(config.pop("bootstrap.servers"), **config)
     if not asker.brokers(timeout_s):
         raise BrokerUnavailable(
-            f"KAFKA_BOOTSTRAP_SERVERS={settings.bootstrap_servers} did not answer within {timeout_s:.0f} s "
+            f"KAFKA_BOOTSTRAP_SERVERS={settings.bootstrap_servers} did not answer within {timeout_s:g} s "
             f"({asker.complaint}): start that broker, or unset the variable to use one on this machine"
         )

@@ -42,9 +42,7 @@ def kafka_version() -> str:
     return found.group(1)
 
 
-def runtime(
-    cache_dir: Path | None = None, env: Mapping[str, str] = os.environ, which: Which = shutil.which
-) -> Runtime:
+def runtime(cache_dir: Path | None = None, env: Mapping[str, str] = os.environ, which: Which = shutil.which) -> Runtime:
     """The JVM and the jars, the jars fetched into `cache_dir` when they are not there yet.
 
     Without `cache_dir` it is $LOCKGATE_CACHE, else the user's cache folder.
@@ -96,9 +94,7 @@ def parse_java_version(text: str) -> int | None:
 def _fetch(jars: Path, java: Path, env: Mapping[str, str], which: Which) -> None:
     maven = which("mvn")
     if maven is None:
-        raise BrokerUnavailable(
-            f"there is no `mvn` on PATH to fetch Apache Kafka {kafka_version()} with: {_INSTALL}"
-        )
+        raise BrokerUnavailable(f"there is no `mvn` on PATH to fetch Apache Kafka {kafka_version()} with: {_INSTALL}")
     try:
         jars.parent.mkdir(parents=True, exist_ok=True)
         with _locked(jars.parent / f"{jars.name}.lock"):

@@ -177,9 +177,7 @@ def _start(data_dir: Path, needs: Runtime, asked: _Asked, last: _State | None) -
 def _choose_port(asked: int | None, last: int | None) -> int:
     if asked is not None:
         if not port_is_free(asked):
-            raise BrokerUnavailable(
-                f"port {asked} is taken on 127.0.0.1: name another, or none to get a free one"
-            )
+            raise BrokerUnavailable(f"port {asked} is taken on 127.0.0.1: name another, or none to get a free one")
         return asked
     for port in (last, USUAL_PORT):
         if port is not None and port_is_free(port):
@@ -212,9 +210,7 @@ def _alone(data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / "broker.lock").open("w")
     except OSError as error:
-        raise BrokerUnavailable(
-            f"{data_dir} cannot be written ({error}): name another data folder"
-        ) from error
+        raise BrokerUnavailable(f"{data_dir} cannot be written ({error}): name another data folder") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.broker.asking import Asker
 from pipeline.broker.jars import Runtime
 from pipeline.broker.processes import Process, spawn
-from pipeline.errors import BrokerUnavailable
+from pipeline.errors import BrokerUnavailable, ConfigError
 
 READY_TIMEOUT_S = 90.0  # starts take two seconds on an idle machine; a loaded one needs room
 _FORMAT_TIMEOUT_S = 90.0
@@ -36,6 +36,7 @@ class Node:
     controller_port: int
     node_id: int = 1
     voters: str = ""  # "id@host:port,..." of every controller; empty: this node alone
+    brokers: int = 1  # how many nodes there are
     advertised_port: int | None = None  # what clients are told; None: `port`
     settings: Mapping[str, str] = field(default_factory=dict)
     heap_mb: int = 512
@@ -94,12 +95,10 @@ def start(node: Node, runtime: Runtime) -> Process:
     It is not ready when this returns: see `wait_ready`.
     """
     if "," in str(node.folder):
-        raise BrokerUnavailable(
-            f"{node.folder}: Kafka reads a comma in a path as two paths, use another folder"
-        )
+        raise BrokerUnavailable(f"{node.folder}: Kafka reads a comma in a path as two paths, use another folder")
     node.folder.mkdir(parents=True, exist_ok=True)
     properties = node.folder / "server.properties"
-    properties.write_text(_properties(node), encoding="ascii")
+    properties.write_text(server_properties(node), encoding="ascii")
     if not (node.folder / "log" / "meta.properties").exists():
         _format(node, runtime, properties)
     for path in (
@@ -127,8 +126,10 @@ def start(node: Node, runtime: Runtime) -> Process:
     return spawn(argv, node.mark, node.output, _environment())
 
 
-def wait_ready(node: Node, process: Process, timeout_s: float = READY_TIMEOUT_S) -> None:
+def wait_ready(node: Node, process: Process, timeout_s: float = READY_TIMEOUT_S, *, see_all: bool = False) -> None:
     """Returns once the node has answered a request for metadata that lists itself as a live broker.
+
+    With `see_all` it must list as many brokers as there are nodes.
 
     Raises PortTaken or BrokerUnavailable, with the broker's own words, when it ends or is not ready in time.
     """
@@ -138,10 +139,9 @@ def wait_ready(node: Node, process: Process, timeout_s: float = READY_TIMEOUT_S)
         if not process.alive():
             last = last_words(node)
             kind = PortTaken if "BindException" in last or "failed to bind" in last else BrokerUnavailable
-            raise kind(
-                f"Apache Kafka ended while starting, see {node.log} and {node.output}. Its last words: {last}"
-            )
-        if node.node_id in asker.brokers(0.5):
+            raise kind(f"Apache Kafka ended while starting, see {node.log} and {node.output}. Its last words: {last}")
+        listed = asker.brokers(0.5)
+        if node.node_id in listed and (len(listed) == node.brokers or not see_all):
             return
         time.sleep(0.05)
     raise BrokerUnavailable(
@@ -156,11 +156,7 @@ def last_words(node: Node) -> str:
     for path in (node.log, node.output):
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            alarms = [
-                line
-                for line in lines
-                if any(sign in line for sign in ("ERROR", "FATAL", "Exception", "Error"))
-            ]
+            alarms = [line for line in lines if any(sign in line for sign in ("ERROR", "FATAL", "Exception", "Error"))]
             words += (alarms or lines)[-4:]
     return " | ".join(line.strip() for line in words) or "none"
 
@@ -192,22 +188,16 @@ def _format(node: Node, runtime: Runtime, properties: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise BrokerUnavailable(
-            f"formatting {node.folder} took more than {_FORMAT_TIMEOUT_S:.0f} s"
-        ) from error
+        raise BrokerUnavailable(f"formatting {node.folder} took more than {_FORMAT_TIMEOUT_S:.0f} s") from error
     if said.returncode != 0:
-        lines = [line for line in said.stdout.splitlines() if line.strip() and not line.startswith("SLF4J")]
-        raise BrokerUnavailable(
-            f"Kafka's storage tool could not format {node.folder}: " + " | ".join(lines[-4:])
-        )
+        lines = [line for line in said.stdout.splitlines() if line.strip() and not line.startswith("\tat ")]
+        raise BrokerUnavailable(f"Kafka's storage tool could not format {node.folder}: " + " | ".join(lines[-4:]))
 
 
-def _properties(node: Node) -> str:
+def server_properties(node: Node) -> str:
+    """The text of `server.properties`. ConfigError when the node's settings touch what Lockgate itself sets."""
     host = "127.0.0.1"
-    settings = {
-        **quick_settings(1),
-        **node.settings,
-        # Last, so that no setting can make a broker listen elsewhere or write elsewhere.
+    ours = {
         "process.roles": "broker,controller",
         "node.id": str(node.node_id),
         "controller.quorum.voters": node.voters or f"{node.node_id}@{host}:{node.controller_port}",
@@ -220,6 +210,11 @@ def _properties(node: Node) -> str:
         "controller.listener.names": "CONTROLLER",
         "log.dirs": str(node.folder / "log"),
     }
+    if clash := sorted(ours.keys() & node.settings.keys()):
+        raise ConfigError(
+            f"{', '.join(clash)} cannot be set for a local broker: Lockgate says where it listens and writes"
+        )
+    settings = {**quick_settings(node.brokers), **node.settings, **ours}
     return "".join(f"{_escaped(key)}={_escaped(value)}\n" for key, value in settings.items())
 
 

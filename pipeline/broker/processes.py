@@ -18,6 +18,7 @@ from pipeline.errors import BrokerUnavailable
 
 _POLL_S = 0.02
 _KILL_WAIT_S = 10.0
+_EXEC_WAIT_S = 10.0
 # Below the range from which the kernel takes the ports of outgoing connections: a broker that comes back
 # must find its port free.
 _PORTS = range(15_000, 32_000)
@@ -33,11 +34,16 @@ class Process:
     def alive(self) -> bool:
         """Whether it still exists (a stopped process does, a zombie does not)."""
         _reap(self.pid)
+        proc = Path(f"/proc/{self.pid}")
         try:
-            arguments = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
+            arguments = (proc / "cmdline").read_bytes()
+            if not arguments:
+                # Dying: its first thread has gone, and with it the arguments. While others remain, so do its
+                # ports and locks.
+                return len(list((proc / "task").iterdir())) > 1
         except OSError:
             return False
-        return os.fsencode(self.mark) in arguments
+        return os.fsencode(self.mark) in arguments.split(b"\0")
 
     def send(self, number: signal.Signals) -> bool:
         """Sends a signal when it is alive; says whether it was."""
@@ -78,8 +84,7 @@ def spawn(argv: Sequence[str], mark: str, output: Path, env: Mapping[str, str]) 
     assert mark in argv
     if not Path("/proc/self/cmdline").exists():
         raise BrokerUnavailable(
-            "a local Kafka needs Linux, where /proc tells processes apart: set KAFKA_BOOTSTRAP_SERVERS, "
-            "or start Docker"
+            "a local Kafka needs Linux, where /proc tells processes apart: set KAFKA_BOOTSTRAP_SERVERS, or start Docker"
         )
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     pid = os.posix_spawn(
@@ -95,7 +100,12 @@ def spawn(argv: Sequence[str], mark: str, output: Path, env: Mapping[str, str]) 
         setsigmask=[],
         setsigdef=[signal.SIGPIPE, signal.SIGINT],  # Python ignores SIGPIPE, and children would inherit that
     )
-    return Process(pid, mark)
+    process = Process(pid, mark)
+    until = time.monotonic() + _EXEC_WAIT_S
+    # The kernel lets us go on a moment before it has put the arguments in place.
+    while not process.alive() and Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+        time.sleep(_POLL_S)
+    return process
 
 
 def port_is_free(port: int) -> bool:

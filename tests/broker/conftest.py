@@ -57,9 +57,7 @@ def create_topics(kafka):
 
     def create(*names, partitions=8, replicas=1, **config):
         admin = AdminClient({"bootstrap.servers": kafka})
-        topics = [
-            NewTopic(n, partitions, replicas, config={k: str(v) for k, v in config.items()}) for n in names
-        ]
+        topics = [NewTopic(n, partitions, replicas, config={k: str(v) for k, v in config.items()}) for n in names]
         for created in admin.create_topics(topics, operation_timeout=30).values():
             created.result()
         return list(names)
