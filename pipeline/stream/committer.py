@@ -162,9 +162,10 @@ class Committer(threading.Thread):
             if len(finished) >= self._round_limit:
                 break
         spent = self._monotonic() - began
-        if not self._closing:
+        if not self._closing and len(finished) < self._limits.round_records // 4:
             # A pause as long as the work: half of the time is left to everybody else on this machine and on the
-            # broker. An idle stage never gets here, so a lone record is committed at once.
+            # broker. An idle stage never gets here, so a lone record is committed at once; and when much is
+            # finished already, a pause would make the round no better.
             self._wake.clear()
             self._wake.wait(min(self._limits.round_s, spent))
 

@@ -38,7 +38,7 @@ class RetryLimits:
 class StageLimits:
     """The limits of one stage in one process. At a limit the partition pauses and lag grows; nothing is dropped."""
 
-    partition_records: int = 4_000
+    partition_records: int = 8_000
     """Records of one partition read and not yet committed. At the limit the partition pauses, below half it resumes."""
     partition_bytes: int = 16 * 1024 * 1024
     """Bytes (keys, values, headers) of one partition read and not yet committed."""

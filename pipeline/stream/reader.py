@@ -71,6 +71,7 @@ class Reader(threading.Thread):
         self._stopping = False
         self._abandoned = False
         self._toggled_s = 0.0
+        self._breath_until_s = 0.0
         self._retry_consumer: Consumer | None = None
         self._retry_assigned: dict[int, Tenure] = {}
 
@@ -155,6 +156,8 @@ class Reader(threading.Thread):
             while not self._stopping:
                 self._begin_restored()
                 self._answer()
+                if self._holds_breath():
+                    continue
                 first = consumer.poll(POLL_S)
                 if first is not None:
                     self._feed(consumer, [first, *consumer.consume(self._limits.batch_records, 0)])
@@ -250,15 +253,30 @@ class Reader(threading.Thread):
 
     # -- limits ---------------------------------------------------------------------------------------------
 
+    def _holds_breath(self) -> bool:
+        """At a total limit, waits a moment without polling: work usually catches up before a pause would pay."""
+        now = time.monotonic()
+        held, held_bytes = self._held()
+        if held < self._limits.total_records and held_bytes < self._limits.total_bytes:
+            self._breath_until_s = now + TOGGLE_S
+            return False
+        if now > self._breath_until_s:
+            return False
+        self._answer(0.005)
+        return True
+
+    def _held(self) -> tuple[int, int]:
+        tracks = [tenure.input for tenure in self._tenures.values()]
+        return sum(track.held for track in tracks), sum(track.held_bytes for track in tracks)
+
     def _apply_limits(self) -> None:
         now = time.monotonic()
         if now - self._toggled_s < TOGGLE_S:
             return
         limits = self._limits
         tracks = [tenure.input for tenure in self._tenures.values()]
-        held = sum(track.held for track in tracks)
-        held_bytes = sum(track.held_bytes for track in tracks)
-        over = held >= limits.total_records or held_bytes >= limits.total_bytes
+        held, held_bytes = self._held()
+        over = (held >= limits.total_records or held_bytes >= limits.total_bytes) and now > self._breath_until_s
         roomy = held <= limits.total_records // 2 and held_bytes <= limits.total_bytes // 2
         pause = []
         resume = []
