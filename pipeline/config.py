@@ -91,9 +91,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _what_is_ours_stays_ours(self) -> Self:
         if taken := sorted(_OURS & self.kafka.keys()):
-            raise ValueError(
-                f"kafka: {', '.join(taken)} belong to Lockgate: its promises rest on them; remove them"
-            )
+            raise ValueError(f"kafka: {', '.join(taken)} belong to Lockgate: its promises rest on them; remove them")
         return self
 
     def shown(self) -> dict[str, Any]:
@@ -129,9 +127,7 @@ def client_config(settings: Settings, **overrides: Any) -> dict[str, Any]:
         config["bootstrap.servers"] = settings.bootstrap_servers
     config |= overrides
     if not config.get("bootstrap.servers"):
-        raise ConfigError(
-            "no bootstrap servers: set KAFKA_BOOTSTRAP_SERVERS, or start a broker with `lockgate up`"
-        )
+        raise ConfigError("no bootstrap servers: set KAFKA_BOOTSTRAP_SERVERS, or start a broker with `lockgate up`")
     return config
 
 
@@ -146,6 +142,9 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file. ConfigError when it cannot be read, or when a mapping holds a key twice."""
     try:
         return yaml.load(path.read_text("utf-8"), _OnceLoader)  # noqa: S506 - a SafeLoader that also refuses repeats
+    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a secret
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{place}: {error.problem}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
@@ -169,14 +168,12 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def _mapping_once(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{key!r} stands here twice", key_node.start_mark
-            )
-        seen.add(key)
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):  # `<<` may repeat what it merges: only what is written counts
+            if (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
+            seen.add((key.tag, key.value))
     return loader.construct_mapping(node, deep=True)
 
 
@@ -196,9 +193,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected settings as `name: value`, not a {type(content).__name__}")
     for name in content:
         if name not in Settings.model_fields:
-            raise ConfigError(
-                f"{path}: unknown setting {name!r}; {nearest(str(name), Settings.model_fields)}"
-            )
+            raise ConfigError(f"{path}: unknown setting {name!r}; {nearest(str(name), Settings.model_fields)}")
     return content
 
 

@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from fastavro import parse_schema
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from pipeline.config import explain, read_yaml
 from pipeline.errors import ConfigError
 from pipeline.share import share
 
@@ -82,9 +82,9 @@ class Schemas:
     def _ids(self) -> dict[str, list[_Entry]]:
         path = self.folder / "ids.yaml"
         try:
-            return _Ids.model_validate(yaml.safe_load(path.read_text("utf-8"))).root
-        except (OSError, yaml.YAMLError, ValidationError) as error:
-            raise ConfigError(f"{path} cannot be used: {error}") from error
+            return _Ids.model_validate(read_yaml(path)).root
+        except ValidationError as error:
+            raise ConfigError(f"{path}: {explain(error)}") from None
 
     def _add(self, name: str, entry: _Entry, position: int, *, newest: bool) -> None:
         path = self.file(name, entry.version, newest=newest)

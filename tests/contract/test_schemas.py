@@ -166,12 +166,30 @@ def test_an_older_schema_that_was_changed_is_refused(copy):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "case: []", "case: [{version: 1}]", "case: [{version: 1, id: 1, fingerprint: x}]", "{"],
+    ("text", "fault"),
+    [
+        ("", "should be a valid dictionary"),
+        ("case: []", "case: List should have at least 1 item"),
+        ("case: [{version: 1}]", "case.0.id: Field required"),
+        ("case: [{version: 1, id: 1, fingerprint: x}]", "case.0.fingerprint: String should match"),
+        ("case: [{version: 1, id: 1, fingerprint: x, more: 1}]", "case.0.more: Extra inputs"),
+        ("case: [{version: 1, id: 1, fingerprint: x}]\ncase: []", "'case' stands here twice"),
+        ("{", "line 1"),
+    ],
 )
-def test_a_broken_ids_file_is_refused(copy, text):
+def test_a_broken_ids_file_is_refused(copy, text, fault):
     (copy / "ids.yaml").write_text(text, "utf-8")
-    with pytest.raises(ConfigError, match=r"ids.yaml cannot be (used|read)"):
+    with pytest.raises(ConfigError) as caught:
+        Schemas(copy)
+    assert "ids.yaml" in str(caught.value)
+    assert fault in str(caught.value)
+
+
+def test_versions_count_from_one(copy):
+    ids = yaml.safe_load((copy / "ids.yaml").read_text("utf-8"))
+    ids["audit"][0]["version"] = 2
+    (copy / "ids.yaml").write_text(yaml.safe_dump(ids), "utf-8")
+    with pytest.raises(ConfigError, match="version 2 of audit stands in place 1"):
         Schemas(copy)
 
 
