@@ -24,11 +24,12 @@ STAGE_INPUT = {
     "routing": "workflow-validated",
 }
 PARTIES = ("publisher", "context-owner", "downstream", "people", "operator")
+VERDICTS = "review-verdicts"  # read by routing beside its input, partition by partition
 EXITS = ("decisions", "human-review", "dead-letter", "blocked", "audit")
 REQUIRED = (
     *STAGE_INPUT.values(),
     *EXITS,
-    "review-verdicts",
+    VERDICTS,
     *(f"{kind}-{stage}" for kind in ("retry", "state") for stage in STAGES),
 )
 
@@ -130,7 +131,8 @@ class Topic:
     @property
     def copartitioned(self) -> bool:
         """Whether a stage reads or writes it by partition number, so that all such topics have one count."""
-        return self.name in STAGE_INPUT.values() or not set(STAGES).isdisjoint(self.producers)
+        read = (*STAGE_INPUT.values(), VERDICTS)
+        return self.name in read or not set(STAGES).isdisjoint(self.producers)
 
     def kafka_settings(self, replicas: int | None) -> dict[str, str]:
         """The settings in Kafka's words, for a topic with so many replicas (None: the cluster's default).
