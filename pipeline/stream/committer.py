@@ -71,6 +71,8 @@ class _Round:
 
     deliveries: list[Delivery]
     progress: dict[Track, Progress]
+    left: set[Track]
+    """Tracks of which something must wait for room in the metadata."""
 
 
 class Committer(threading.Thread):
@@ -99,7 +101,10 @@ class Committer(threading.Thread):
         self._now = now
         self._monotonic = monotonic
         self._finished: deque[Delivery] = deque()
-        self._queue: deque[Delivery] = deque()
+        # Finished and not committed, in the order of finishing. By track, so that one without room blocks no other.
+        self._waiting: dict[Track, list[Delivery]] = {}
+        # Tracks that had no room, with the progress at which that was found out: asking again costs too much.
+        self._no_room: dict[Track, Progress] = {}
         self._wake = threading.Event()
         self._idle = False
         self._closing = False
@@ -150,17 +155,12 @@ class Committer(threading.Thread):
     def round(self) -> None:
         """Commits what is finished now, and returns when the next round may begin."""
         began = self._monotonic()
-        queue, finished = self._queue, self._finished
+        finished = self._finished
         while finished:
-            queue.append(finished.popleft())
-        while queue:
-            taken = [queue.popleft() for _ in range(min(len(queue), self._round_limit))]
-            held = self._commit(taken)
-            queue.extendleft(reversed(held))
-            if len(held) == len(taken):
-                break  # nothing of it fits: something lower must finish first
-            if len(finished) >= self._round_limit:
-                break
+            delivery = finished.popleft()
+            self._waiting.setdefault(delivery.track, []).append(delivery)
+        while self._commit():
+            pass
         spent = self._monotonic() - began
         if not self._closing and len(finished) < self._limits.round_records // 4:
             # A pause as long as the work: half of the time is left to everybody else on this machine and on the
@@ -169,46 +169,46 @@ class Committer(threading.Thread):
             self._wake.clear()
             self._wake.wait(min(self._limits.round_s, spent))
 
-    def _commit(self, taken: list[Delivery]) -> list[Delivery]:
-        """Commits them, whatever it takes; returns those that must wait for room in the metadata."""
-        while True:
-            member = self._group.membership()
-            # The membership first, then who is alive: a tenure that ends in between belongs to a generation
-            # that the broker will refuse.
-            taken = self._alive(taken)
-            chosen, held = self._plan(taken)
-            if not chosen.deliveries:
-                return held
-            result = self._attempt(chosen, member)
-            match result:
-                case Committed():
-                    self._counters.rounds += 1
-                    self._refusals = 0
-                    self._round_limit = min(self._limits.round_records, self._round_limit * 2)
-                    self._release(chosen)
-                    return held
-                case StaleMember():
-                    self._counters.rounds_refused += 1
-                    log.info("%s: round refused: %s", self._route.stage, result.cause)
-                    self._group.renewed_membership(member.serial if member else -1, 1.0)
-                case BadOutput():
-                    self._counters.rounds_refused += 1
-                    self._bury(chosen.deliveries, result)
-                case Forbidden():
-                    raise StageStopped(
-                        f"stage {self._route.stage} may not write: {result.cause}. Give its identity the ACLs that "
-                        "topics.yaml implies, then start it again. Nothing is lost: nothing was committed."
-                    )
-                case Refused():
-                    self._counters.rounds_refused += 1
-                    self._patience(result)
-                case Unknown():
-                    self._counters.rounds_unknown += 1
-                    log.warning("%s: outcome unknown, settling: %s", self._route.stage, result.cause)
-                    covered = self._settle(chosen)
-                    taken = [delivery for delivery in taken if delivery not in covered]
-                case _:
-                    assert_never(result)
+    def _commit(self) -> bool:
+        """Tries to commit what one transaction takes. False when nothing is left that has room in the metadata."""
+        member = self._group.membership()
+        # The membership first, then who is alive: a tenure that ends in between belongs to a generation that the
+        # broker will refuse.
+        self._drop_dead()
+        chosen = self._plan()
+        if not chosen.deliveries:
+            return False
+        result = self._attempt(chosen, member)
+        match result:
+            case Committed():
+                self._counters.rounds += 1
+                self._refusals = 0
+                self._round_limit = min(self._limits.round_records, self._round_limit * 2)
+                for track, progress in chosen.progress.items():
+                    track.progress = progress
+                self._release(chosen.deliveries)
+            case StaleMember():
+                self._counters.rounds_refused += 1
+                log.info("%s: round refused: %s", self._route.stage, result.cause)
+                self._group.renewed_membership(member.serial if member else -1, 1.0)
+            case BadOutput():
+                self._counters.rounds_refused += 1
+                self._bury(chosen.deliveries, result)
+            case Forbidden():
+                raise StageStopped(
+                    f"stage {self._route.stage} may not write: {result.cause}. Give its identity the ACLs that "
+                    "topics.yaml implies, then start it again. Nothing is lost: nothing was committed."
+                )
+            case Refused():
+                self._counters.rounds_refused += 1
+                self._patience(result)
+            case Unknown():
+                self._counters.rounds_unknown += 1
+                log.warning("%s: outcome unknown, settling: %s", self._route.stage, result.cause)
+                self._settle(chosen)
+            case _:
+                assert_never(result)
+        return True
 
     def _attempt(self, chosen: _Round, member: Membership | None) -> Result:
         if member is None:
@@ -220,54 +220,69 @@ class Committer(threading.Thread):
         ]
         return self._transactions.run(outputs, offsets, member.metadata)
 
-    def _alive(self, taken: list[Delivery]) -> list[Delivery]:
-        alive = [delivery for delivery in taken if delivery.track.tenure.alive]
-        self._counters.epoch_drops += len(taken) - len(alive)
-        return alive
+    def _drop_dead(self) -> None:
+        for track in [track for track in self._waiting if not track.tenure.alive]:
+            self._counters.epoch_drops += len(self._waiting.pop(track))
+        for track in [track for track in self._no_room if not track.tenure.alive]:
+            del self._no_room[track]
 
-    def _release(self, chosen: _Round) -> None:
-        for track, progress in chosen.progress.items():
-            track.progress = progress
-        self._count_released(chosen.deliveries)
-
-    def _count_released(self, deliveries: Collection[Delivery]) -> None:
-        for delivery in deliveries:
+    def _release(self, deliveries: Collection[Delivery]) -> None:
+        """They are committed: nothing of them is kept."""
+        done = set(deliveries)
+        for delivery in done:
             track = delivery.track
             track.released_bytes += delivery.size
             track.released += 1
-        self._counters.committed += len(deliveries)
+        for track in {delivery.track for delivery in done}:
+            left = [delivery for delivery in self._waiting[track] if delivery not in done]
+            if left:
+                self._waiting[track] = left
+            else:
+                del self._waiting[track]
+        self._counters.committed += len(done)
         if self._buried:
-            self._buried.difference_update(deliveries)
+            self._buried -= done
 
     # -- room in the metadata -------------------------------------------------------------------------------
 
-    def _plan(self, taken: list[Delivery]) -> tuple[_Round, list[Delivery]]:
-        """Which of them fit into the metadata of this round, and which must wait."""
-        progress: dict[Track, Progress] = {}
-        for delivery in taken:
-            track = delivery.track
-            trial = progress.get(track)
-            if trial is None:
-                progress[track] = trial = track.progress.copy()
-            trial.mark(delivery.cover, delivery.offset + 1)
-        full = [track for track, trial in progress.items() if not trial.fits()]
-        if not full:
-            for track in progress:
-                track.stuck = False
-            return _Round(taken, progress), []
-        held: set[Delivery] = set()
-        for track in full:
-            mine = [delivery for delivery in taken if delivery.track is track]
-            fitting, progress[track] = fitting_prefix(track.progress, mine)
-            waiting = set(mine).difference(fitting)
-            held |= waiting
-            track.stuck = bool(waiting)
-            if not fitting:
-                del progress[track]
-        return (
-            _Round([delivery for delivery in taken if delivery not in held], progress),
-            [delivery for delivery in taken if delivery in held],
-        )
+    def _plan(self) -> _Round:
+        """What the next transaction will hold: at most `_round_limit` records, as far as the metadata has room.
+
+        The order of a key spans both tracks of its tenure: what was parked goes on in the retry track, and the next
+        record of the key follows in the input track. So while a record of the retry track waits for room, the
+        records of its key in the input track wait too.
+        """
+        chosen = _Round([], {}, set())
+        room = self._round_limit
+        retries = [track for track in self._waiting if track is track.tenure.retry]
+        inputs = [track for track in self._waiting if track is track.tenure.input]
+        for track in retries + inputs:
+            if not room:
+                break
+            candidates = self._waiting[track]
+            if track.tenure.retry in chosen.left and track is track.tenure.input:
+                taken = set(chosen.deliveries)
+                held = {d.key for d in self._waiting[track.tenure.retry] if d not in taken} - {None}
+                candidates = [delivery for delivery in candidates if delivery.key not in held]
+            mine, progress = self._fitting(track, candidates, room)
+            track.stuck = len(mine) < min(room, len(candidates))
+            if track.stuck:
+                chosen.left.add(track)
+            if mine:
+                room -= len(mine)
+                chosen.deliveries.extend(mine)
+                chosen.progress[track] = progress
+        return chosen
+
+    def _fitting(self, track: Track, candidates: list[Delivery], room: int) -> tuple[list[Delivery], Progress]:
+        base = track.progress
+        if self._no_room.get(track) is base and not any(d.cover <= base.base for d in candidates):
+            return [], base
+        self._no_room.pop(track, None)
+        mine, progress = fitting_prefix(base, candidates, room)
+        if candidates and not mine:
+            self._no_room[track] = base
+        return mine, progress
 
     # -- when a round does not pass -------------------------------------------------------------------------
 
@@ -281,7 +296,7 @@ class Committer(threading.Thread):
         else:
             time.sleep(min(0.05 * 2**self._refusals, 1.0))
 
-    def _settle(self, chosen: _Round) -> set[Delivery]:
+    def _settle(self, chosen: _Round) -> None:
         """After an unknown outcome: let the broker decide it, read what it decided, release what it covers."""
         self._transactions.renew()
         committed = self._group.committed([(track.topic, track.partition) for track in chosen.progress])
@@ -289,9 +304,7 @@ class Committer(threading.Thread):
             found = committed[track.topic, track.partition]
             if found is not None:
                 track.progress = found
-        covered = {d for d in chosen.deliveries if d.track.progress.is_done(d.offset)}
-        self._count_released(covered)
-        return covered
+        self._release([d for d in chosen.deliveries if d.track.progress.is_done(d.offset)])
 
     def _bury(self, deliveries: list[Delivery], result: BadOutput) -> None:
         """Finds the records whose outputs cannot be written and makes each a dead letter; the others stay."""
@@ -340,11 +353,11 @@ class Committer(threading.Thread):
         return self._culprits(outputs[:middle], start) + self._culprits(outputs[middle:], start + middle)
 
 
-def fitting_prefix(base: Progress, deliveries: list[Delivery]) -> tuple[list[Delivery], Progress]:
-    """The finished deliveries of one track that the metadata has room for, and the progress with them.
+def fitting_prefix(base: Progress, deliveries: list[Delivery], room: int) -> tuple[list[Delivery], Progress]:
+    """At most `room` finished deliveries of one track that fit into the metadata, and the progress with them.
 
     A prefix in the order of finishing, so that no key is overtaken; and then every one that is now the lowest
-    offset not done, which nothing can be waiting for. With the lowest one in, there is always room.
+    offset not done, which nothing can be waiting for. With the lowest one in, there is always room for it.
     """
 
     def marked(count: int) -> Progress:
@@ -353,7 +366,10 @@ def fitting_prefix(base: Progress, deliveries: list[Delivery]) -> tuple[list[Del
             trial.mark(delivery.cover, delivery.offset + 1)
         return trial
 
-    low, high = 0, len(deliveries)
+    low, high = 0, min(room, len(deliveries))
+    progress = marked(high)
+    if progress.fits():
+        return deliveries[:high], progress
     while low < high:
         middle = (low + high + 1) // 2
         if marked(middle).fits():
@@ -363,7 +379,7 @@ def fitting_prefix(base: Progress, deliveries: list[Delivery]) -> tuple[list[Del
     progress = marked(low)
     chosen = deliveries[:low]
     for delivery in sorted(deliveries[low:], key=lambda d: d.offset):
-        if delivery.cover > progress.base:
+        if delivery.cover > progress.base or len(chosen) == room:
             break
         progress.mark(delivery.cover, delivery.offset + 1)
         chosen.append(delivery)
