@@ -310,47 +310,63 @@ class Committer(threading.Thread):
         """Finds the records whose outputs cannot be written and makes each a dead letter; the others stay."""
         outputs = [(delivery.track.partition, output) for delivery in deliveries for output in delivery.outputs]
         owners = [delivery for delivery in deliveries for _ in delivery.outputs]
-        culprits = [(result.index, result)] if result.index is not None else self._culprits(outputs, 0)
+        culprits = [(result.index, result)] if result.index is not None else self._culprits(outputs)
         if not culprits:
             # Each passes alone: the sum was the trouble, so the next rounds are smaller.
+            self._round_limit = max(1, min(self._round_limit, len(deliveries)) // 2)
             self._patience(Refused(result.cause))
             return
-        for index, cause in culprits:
-            delivery = owners[index]
-            if delivery in self._buried:
+        causes: dict[Delivery, str] = {}
+        for index, bad in culprits:
+            topic = outputs[index][1].topic
+            if owners[index] in self._buried or topic == self._route.state:
                 raise StageStopped(
-                    f"stage {self._route.stage} cannot write a dead letter to {self._route.dead_letter}: {cause.cause}. "
-                    f"Make that topic take records as large as those of {self._route.input}, with room for headers "
-                    "(`lockgate topics plan` shows the difference). Nothing is lost: nothing was committed."
+                    f"stage {self._route.stage} cannot write to {topic}: {bad.cause}. It must take state records, and "
+                    f"dead letters as large as the records of {self._route.input} with room for headers "
+                    "(`lockgate topics plan` shows what differs). Nothing is lost: nothing was committed."
                 )
-            log.error("%s: the output of %r cannot be written: %s", self._route.stage, delivery, cause.cause)
+            causes.setdefault(owners[index], bad.cause)
+        for delivery, cause in causes.items():
+            log.error("%s: the output of %r cannot be written: %s", self._route.stage, delivery, cause)
             self._buried.add(delivery)
             self._counters.outputs_buried += 1
-            letter = dead_letter(
-                self._route, delivery, f"output refused: {cause.cause}", FailureClass.PERMANENT, self._now()
-            )
+            letter = dead_letter(self._route, delivery, f"output refused: {cause}", FailureClass.PERMANENT, self._now())
             kept = tuple(o for o in delivery.outputs if self._route.state is not None and o.topic == self._route.state)
             delivery.outputs = (letter, *kept)
 
-    def _culprits(self, outputs: Sequence[tuple[int, Output]], start: int) -> list[tuple[int, BadOutput]]:
+    def _culprits(self, outputs: Sequence[tuple[int, Output]]) -> list[tuple[int, BadOutput]]:
         """Bisects with transactions that are aborted, until each bad output stands alone."""
-        result = self._transactions.probe(outputs)
-        while isinstance(result, Refused | Unknown | StaleMember):
-            self._transactions.renew()
+        found: list[tuple[int, BadOutput]] = []
+        ranges = [(0, len(outputs))]
+        while ranges:
+            start, end = ranges.pop()
+            result = self._probed(outputs[start:end])
+            if result is None:
+                continue
+            if result.index is not None or end - start == 1:
+                at = start + (result.index or 0)
+                found.append((at, result))
+                parts = [(at + 1, end), (start, at)]
+            else:
+                middle = (start + end) // 2
+                parts = [(middle, end), (start, middle)]
+            ranges += [part for part in parts if part[0] < part[1]]
+        return found
+
+    def _probed(self, outputs: Sequence[tuple[int, Output]]) -> BadOutput | None:
+        while True:
             result = self._transactions.probe(outputs)
-        if isinstance(result, Forbidden):
-            raise StageStopped(f"stage {self._route.stage} may not write: {result.cause}")
-        if isinstance(result, Committed):
-            return []
-        if result.index is not None:
-            named = result.index
-            before = self._culprits(outputs[:named], start) if named else []
-            after = self._culprits(outputs[named + 1 :], start + named + 1) if named + 1 < len(outputs) else []
-            return [*before, (start + named, result), *after]
-        if len(outputs) == 1:
-            return [(start, result)]
-        middle = len(outputs) // 2
-        return self._culprits(outputs[:middle], start) + self._culprits(outputs[middle:], start + middle)
+            match result:
+                case Committed():
+                    return None
+                case BadOutput():
+                    return result
+                case Forbidden():
+                    raise StageStopped(f"stage {self._route.stage} may not write: {result.cause}. Give it the ACLs.")
+                case Refused() | Unknown() | StaleMember():
+                    self._transactions.renew()
+                case _:
+                    assert_never(result)
 
 
 def fitting_prefix(base: Progress, deliveries: list[Delivery], room: int) -> tuple[list[Delivery], Progress]:
