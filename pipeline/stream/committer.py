@@ -90,6 +90,7 @@ class Committer(threading.Thread):
         ready: threading.Event | None = None,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] = time.sleep,
     ) -> None:
         super().__init__(name=f"{route.stage}-committer", daemon=True)
         self._route = route
@@ -100,6 +101,7 @@ class Committer(threading.Thread):
         self._on_failure = on_failure
         self._now = now
         self._monotonic = monotonic
+        self._pause = pause
         self._finished: deque[Delivery] = deque()
         # Finished and not committed, in the order of finishing. By track, so that one without room blocks no other.
         self._waiting: dict[Track, list[Delivery]] = {}
@@ -294,7 +296,7 @@ class Committer(threading.Thread):
             self._round_limit = max(1, self._round_limit // 2)
             self._transactions.renew()
         else:
-            time.sleep(min(0.05 * 2**self._refusals, 1.0))
+            self._pause(min(0.05 * 2 ** min(self._refusals, 8), 1.0))
 
     def _settle(self, chosen: _Round) -> None:
         """After an unknown outcome: let the broker decide it, read what it decided, release what it covers."""
