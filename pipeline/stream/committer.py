@@ -17,6 +17,7 @@ from pipeline.errors import FailureClass, StageStopped
 from pipeline.stream.committed import Partition
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.exits import Route, dead_letter
+from pipeline.stream.fitting import fitting_prefix
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.output import Output
 from pipeline.stream.progress import Progress
@@ -43,7 +44,8 @@ PATIENCE = 5
 @dataclass(frozen=True, slots=True)
 class Membership:
     """The group's metadata as the reader last saw it. A round keeps the one it started with: if the group moved
-    on meanwhile, the broker refuses the round, and with it every result of a partition that was lost."""
+    on meanwhile, the broker refuses the round, and with it every result of a partition that was lost.
+    """
 
     serial: int
     metadata: object
@@ -112,6 +114,7 @@ class Committer(threading.Thread):
         self._closing = False
         self._buried: set[Delivery] = set()
         self._refusals = 0
+        self._stale = 0
         self._round_limit = limits.round_records
         self.ready = ready or threading.Event()
         """Set once the producer is there: until then nothing should be fed."""
@@ -184,7 +187,7 @@ class Committer(threading.Thread):
         match result:
             case Committed():
                 self._counters.rounds += 1
-                self._refusals = 0
+                self._refusals = self._stale = 0
                 self._round_limit = min(self._limits.round_records, self._round_limit * 2)
                 for track, progress in chosen.progress.items():
                     track.progress = progress
@@ -193,6 +196,9 @@ class Committer(threading.Thread):
                 self._counters.rounds_refused += 1
                 log.info("%s: round refused: %s", self._route.stage, result.cause)
                 self._group.renewed_membership(member.serial if member else -1, 1.0)
+                # Fresh metadata may still be of the old generation: a rebalance takes its time.
+                self._pause(min(0.01 * 2 ** min(self._stale, 8), 0.5))
+                self._stale += 1
             case BadOutput():
                 self._counters.rounds_refused += 1
                 self._bury(chosen.deliveries, result)
@@ -369,36 +375,3 @@ class Committer(threading.Thread):
                     self._transactions.renew()
                 case _:
                     assert_never(result)
-
-
-def fitting_prefix(base: Progress, deliveries: list[Delivery], room: int) -> tuple[list[Delivery], Progress]:
-    """At most `room` finished deliveries of one track that fit into the metadata, and the progress with them.
-
-    A prefix in the order of finishing, so that no key is overtaken; and then every one that is now the lowest
-    offset not done, which nothing can be waiting for. With the lowest one in, there is always room for it.
-    """
-
-    def marked(count: int) -> Progress:
-        trial = base.copy()
-        for delivery in deliveries[:count]:
-            trial.mark(delivery.cover, delivery.offset + 1)
-        return trial
-
-    low, high = 0, min(room, len(deliveries))
-    progress = marked(high)
-    if progress.fits():
-        return deliveries[:high], progress
-    while low < high:
-        middle = (low + high + 1) // 2
-        if marked(middle).fits():
-            low = middle
-        else:
-            high = middle - 1
-    progress = marked(low)
-    chosen = deliveries[:low]
-    for delivery in sorted(deliveries[low:], key=lambda d: d.offset):
-        if delivery.cover > progress.base or len(chosen) == room:
-            break
-        progress.mark(delivery.cover, delivery.offset + 1)
-        chosen.append(delivery)
-    return chosen, progress
