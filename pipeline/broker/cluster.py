@@ -21,9 +21,6 @@ from pipeline.errors import BrokerUnavailable
 
 STOP_GRACE_S = 20.0
 
-# A dead broker is given up after 5 s instead of 9: much less, and a busy machine would fence living ones.
-_FAILOVER = {"broker.session.timeout.ms": "5000", "broker.heartbeat.interval.ms": "500"}
-
 
 class Cluster:
     """Brokers counted from 0, in a folder that may hold the data of an earlier cluster of the same size.
@@ -64,7 +61,7 @@ class Cluster:
                 voters=voters,
                 brokers=brokers,
                 advertised_port=advertised[i],
-                settings={**_FAILOVER, **(settings or {})},
+                settings=dict(settings or {}),
                 heap_mb=heap_mb,
             )
             for i in range(brokers)

@@ -7,6 +7,7 @@ land elsewhere. The other ways are tried in turn, and one error lists why each f
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pipeline.broker import container, local
 from pipeline.broker.asking import Asker
@@ -21,7 +22,7 @@ class Broker:
     """A Kafka that answered. `close` ends it when it was started to be ended, else does nothing."""
 
     bootstrap: str
-    kind: str  # "configured", "docker" or "local"
+    kind: Literal["configured", "docker", "local"]
     close: Callable[[], None] = field(default=lambda: None, repr=False)
 
 

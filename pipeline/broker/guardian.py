@@ -37,6 +37,7 @@ class Guardian:
     def close(self) -> None:
         """Kills what is watched and still there; returns once that is done."""
         assert self._child.stdin is not None
+        self._child.stdin.write(b"end\n")  # a forked child of ours may hold the pipe open
         self._child.stdin.close()
         self._child.wait()
 
@@ -51,7 +52,9 @@ class Guardian:
 
 def main() -> None:
     watched: list[Process] = []
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, "end\n"):
+        if not line:
+            break
         pid, mark = line.rstrip("\n").split(" ", 1)
         watched.append(Process(int(pid), mark))
     for process in watched:

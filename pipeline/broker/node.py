@@ -83,6 +83,10 @@ def quick_settings(brokers: int) -> dict[str, str]:
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         "share.coordinator.state.topic.replication.factor": replicas,
         "share.coordinator.state.topic.min.isr": in_sync,
+        # A killed broker is let in again only when its session has run out, and given up then too: 9 s by default.
+        # Shorter than this, a busy machine would fence living brokers.
+        "broker.session.timeout.ms": "3000" if brokers == 1 else "5000",
+        "broker.heartbeat.interval.ms": "500",
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),  # the usual 128 MB would eat the small heap

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,28 @@ def up(home, guardian):
     return start
 
 
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory, guardian):
+    """A broker that the tests only look at: it listens on one port and advertises another."""
+    folder = tmp_path_factory.mktemp("steady")
+    listened, advertised = free_ports(2)
+    kafka = local.up(folder, listened, advertised_port=advertised, settings={"message.max.bytes": "100000"})
+    guardian.watch(Process(kafka.pid, kafka.mark))
+    yield Steady(kafka, listened, advertised)
+    local.down(folder)
+
+
+@dataclass(frozen=True)
+class Steady:
+    kafka: local.LocalKafka
+    listened: int
+    advertised: int
+
+    def up(self, **changes):
+        options = {"advertised_port": self.advertised, "settings": {"message.max.bytes": "100000"}, **changes}
+        return local.up(self.kafka.data_dir, **options)
+
+
 @pytest.fixture
 def stranger():
     """A process that is none of ours."""
@@ -57,9 +80,9 @@ def stranger():
 
 
 def publish(bootstrap, topic, *values, **config):
-    """Writes values with acks=all and returns once each was acknowledged."""
+    """Writes values once each with acks=all and returns once they were acknowledged."""
     failed = []
-    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", **QUIET, **config})
+    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, **QUIET, **config})
     for value in values:
         producer.produce(topic, value, on_delivery=lambda error, _: failed.append(error) if error else None)
     assert producer.flush(60) == 0
@@ -89,10 +112,9 @@ def create(bootstrap, topic, replicas=1):
     admin.create_topics([NewTopic(topic, 2, replicas)], operation_timeout=30)[topic].result()
 
 
-def test_a_transaction_commits_within_seconds_of_a_fresh_start(up):
-    kafka = up()
-    create(kafka.bootstrap, "first")
-    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": "one", **QUIET})
+def test_the_first_transaction_commits_within_seconds_of_a_fresh_start(steady):
+    create(steady.kafka.direct, "first")
+    producer = Producer({"bootstrap.servers": steady.kafka.direct, "transactional.id": "one", **QUIET})
     started = time.monotonic()
 
     producer.init_transactions(15)
@@ -101,6 +123,46 @@ def test_a_transaction_commits_within_seconds_of_a_fresh_start(up):
     producer.commit_transaction(15)
 
     assert time.monotonic() - started < 15
+
+
+def test_up_again_returns_the_one_that_runs(steady):
+    assert steady.up() == steady.kafka
+    assert local.running(steady.kafka.data_dir) == steady.kafka
+
+
+@pytest.mark.parametrize(
+    "changes", [{"port": 1}, {"advertised_port": None}, {"settings": {}}, {"heap_mb": 300}], ids=lambda c: next(iter(c))
+)
+def test_up_refuses_to_pretend_that_a_running_broker_is_what_was_asked_for(steady, changes):
+    with pytest.raises(BrokerUnavailable, match="lockgate down"):
+        steady.up(**changes)
+
+
+def test_settings_reach_the_broker(steady):
+    admin = AdminClient({"bootstrap.servers": steady.kafka.direct, **QUIET})
+    resource = ConfigResource(ConfigResource.Type.BROKER, "1")
+    config = admin.describe_configs([resource])[resource].result()
+
+    assert config["message.max.bytes"].value == "100000"
+    assert config["transaction.abort.timed.out.transaction.cleanup.interval.ms"].value == "1000"
+    assert config["auto.create.topics.enable"].value == "false"
+
+
+def test_clients_are_sent_to_the_advertised_port_and_direct_leads_past_it(steady):
+    def told(bootstrap):
+        brokers = AdminClient({"bootstrap.servers": bootstrap, **QUIET}).list_topics(timeout=10).brokers
+        return [f"{broker.host}:{broker.port}" for broker in brokers.values()]
+
+    assert steady.kafka.bootstrap == f"127.0.0.1:{steady.advertised}"
+    assert told(f"127.0.0.1:{steady.listened}") == [steady.kafka.bootstrap]
+    assert told(steady.kafka.direct) == [steady.kafka.direct]
+
+
+def test_nothing_listens_beyond_this_machine(steady):
+    addresses = listening_addresses(steady.kafka.pid)
+
+    assert len(addresses) == 3
+    assert all(address in {"0100007F", "0000000000000000FFFF00000100007F"} for address in addresses)
 
 
 def test_data_survive_a_stop_and_a_kill(up, home):
@@ -132,6 +194,17 @@ def test_a_restart_keeps_the_port_while_it_is_free_and_takes_another_when_it_is_
         assert AdminClient({"bootstrap.servers": third.bootstrap, **QUIET}).list_topics(timeout=10).brokers
 
 
+def test_a_port_lost_between_the_choice_and_the_start_is_replaced(up, monkeypatch):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        choices = iter([taken.getsockname()[1], *free_ports(1)])
+        monkeypatch.setattr(local, "_choose_port", lambda *_: next(choices))
+
+        kafka = up()
+
+        assert next(choices, None) is None
+        assert AdminClient({"bootstrap.servers": kafka.bootstrap, **QUIET}).list_topics(timeout=10).brokers
+
+
 def test_a_port_asked_for_by_number_is_taken_or_refused_by_number(home):
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
@@ -140,32 +213,6 @@ def test_a_port_asked_for_by_number_is_taken_or_refused_by_number(home):
             local.up(home, port)
 
     assert local.running(home) is None
-
-
-def test_up_twice_returns_the_one_that_runs(up, home):
-    first = up()
-
-    assert up() == first
-    assert local.running(home) == first
-
-
-def test_up_refuses_to_pretend_that_a_running_broker_has_the_settings_asked_for(up):
-    up(settings={"message.max.bytes": "100000"})
-
-    with pytest.raises(BrokerUnavailable, match="lockgate down"):
-        up(settings={"message.max.bytes": "200000"})
-
-
-def test_settings_reach_the_broker(up):
-    kafka = up(settings={"message.max.bytes": "100000"})
-
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, **QUIET})
-    resource = ConfigResource(ConfigResource.Type.BROKER, "1")
-    config = admin.describe_configs([resource])[resource].result()
-
-    assert config["message.max.bytes"].value == "100000"
-    assert config["transaction.abort.timed.out.transaction.cleanup.interval.ms"].value == "1000"
-    assert config["auto.create.topics.enable"].value == "false"
 
 
 def test_a_start_that_fails_says_why_and_leaves_nothing_running(home):
@@ -210,27 +257,6 @@ def test_a_stale_state_file_makes_nobody_end_a_stranger(up, home, stranger):
     assert up().pid != stranger.pid
     assert local.down(home)
     assert stranger.poll() is None
-
-
-def test_clients_are_sent_to_the_advertised_port_and_direct_leads_past_it(up):
-    listened, proxy = free_ports(2)
-    kafka = up(listened, advertised_port=proxy)
-
-    told = AdminClient({"bootstrap.servers": f"127.0.0.1:{listened}", **QUIET}).list_topics(timeout=10).brokers
-    direct = AdminClient({"bootstrap.servers": kafka.direct, **QUIET}).list_topics(timeout=10).brokers
-
-    assert kafka.bootstrap == f"127.0.0.1:{proxy}"
-    assert [broker.port for broker in told.values()] == [proxy]
-    assert [f"{broker.host}:{broker.port}" for broker in direct.values()] == [kafka.direct]
-
-
-def test_nothing_listens_beyond_this_machine(up):
-    kafka = up()
-
-    addresses = listening_addresses(kafka.pid)
-
-    assert len(addresses) == 3
-    assert all(address in {"0100007F", "0000000000000000FFFF00000100007F"} for address in addresses)
 
 
 def listening_addresses(pid):
