@@ -90,7 +90,8 @@ class Window:
         self._random = random
         self._ready: deque[Delivery] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self._out: dict[Delivery, None] = {}
+        # With agents, each with the cancellations that its agent's task had pending when it was handed out.
+        self._out: dict[Delivery, int] = {}
         self._ended = False
 
     # -- from the reader ------------------------------------------------------------------------------------
@@ -164,10 +165,10 @@ class Window:
         delivery.attempt += 1
         delivery.overdue = delivery.entered = False
         delivery.outcome = None
-        delivery.task = asyncio.current_task()
+        delivery.task = task = asyncio.current_task()
         delivery.started_s = self._clock.time()
         tenure.out += 1
-        self._out[delivery] = None
+        self._out[delivery] = task.cancelling() if task is not None else 0
         self.counters.handed_out += 1
         return True
 
@@ -204,47 +205,63 @@ class Window:
         """The agent's block ended. True swallows the error: it became an outcome."""
         if delivery not in self._out:
             return isinstance(error, Exception)  # the sweep took it away: whatever comes now is late
-        del self._out[delivery]
-        try:
-            if error is None:
-                outcome = delivery.outcome or Dead("unresolved: the agent left the record without an outcome")
-            elif isinstance(error, asyncio.CancelledError) and delivery.overdue and delivery.task is not None:
-                delivery.task.uncancel()
-                outcome = Retry(f"deadline: no outcome within {self.limits.deadline_s:g} s")
-            elif isinstance(error, Exception):
-                outcome = outcome_of(error)
-            else:
-                # The agent is being stopped, which is not the record's fault.
-                self._requeue(delivery)
-                return False
-            if delivery.track.tenure.alive:
-                self._conclude(delivery, outcome)
-            else:
-                self.counters.epoch_drops += 1
+        stopped = self._is_stopped(delivery)
+        outcome: Outcome
+        if error is None:
+            outcome = delivery.outcome or Dead("unresolved: the agent left the record without an outcome")
+        elif isinstance(error, Exception):
+            outcome = outcome_of(error)
+        elif stopped or not isinstance(error, asyncio.CancelledError):
+            # The agent is being stopped, which is not the record's fault.
+            self._take_back(delivery, None)
+            return False
+        elif delivery.overdue:
+            outcome = Retry(f"deadline: no outcome within {self.limits.deadline_s:g} s")
+        else:
+            outcome = Retry("cancelled: not the agent, but something inside the step")
+        self._take_back(delivery, outcome)
+        return True
+
+    def _is_stopped(self, delivery: Delivery) -> bool:
+        """Whether somebody else cancelled the agent. Takes our own cancellation, if there was one, off its task."""
+        task = asyncio.current_task()
+        if task is None or task is not delivery.task:
             return True
-        finally:
-            # Last, so that a rebalance that sees nothing out also sees what finished.
-            delivery.track.tenure.out -= 1
+        if delivery.overdue:
+            task.uncancel()
+        return task.cancelling() > self._out[delivery]
 
     def sweep(self) -> None:
         """Cancels what is past its deadline, and takes back what lies with an agent that is gone."""
         now_s = self._clock.time()
         for delivery in list(self._out):
-            if delivery.task is not None and delivery.task.done():
-                self._take_back(delivery)
-                self._requeue(delivery)
+            task = delivery.task
+            if task is not None and task.done():
+                # It counts as an attempt: a record that ends its agents must not do so for ever.
+                ended = Retry("the agent took the record and ended without entering its block")
+                self._take_back(delivery, None if task.cancelled() else ended)
             elif not delivery.overdue and now_s - delivery.started_s > self.limits.deadline_s:
                 delivery.overdue = True
                 self.counters.overdue += 1
-                if delivery.entered and delivery.task is not None:
-                    delivery.task.cancel()
+                if delivery.entered and task is not None:
+                    task.cancel()
                 else:
-                    self._take_back(delivery)
-                    self._conclude(delivery.renewed(), Retry("the agent took the record and never entered its block"))
+                    self._take_back(delivery, Retry("the agent took the record and never entered its block"))
 
-    def _take_back(self, delivery: Delivery) -> None:
+    def _take_back(self, delivery: Delivery, outcome: Outcome | None) -> None:
+        """From now on its agent can no longer settle it. Without an outcome it was as if never handed out."""
         del self._out[delivery]
-        delivery.track.tenure.out -= 1
+        tenure = delivery.track.tenure
+        try:
+            if outcome is None:
+                self._requeue(delivery)
+            elif tenure.alive:
+                self._conclude(delivery, outcome)
+            else:
+                self.counters.epoch_drops += 1
+        finally:
+            # Last, so that a rebalance that sees nothing out also sees what finished.
+            tenure.out -= 1
 
     def _requeue(self, delivery: Delivery) -> None:
         self.counters.requeued += 1
@@ -289,7 +306,8 @@ class Window:
                 self.counters.retried += 1
                 if delivery.track is tenure.input:
                     tenure.backing_off += 1
-                self._clock.call_later(decision.delay_s, self._again, delivery)
+                # Another object: whoever still holds this one has no say in the next attempt.
+                self._clock.call_later(decision.delay_s, self._again, delivery.renewed())
             case Park():
                 self._park(delivery, retry.cause, retry.failure)
             case Exhausted():
