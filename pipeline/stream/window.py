@@ -152,16 +152,19 @@ class Window:
         tenure = track.tenure
         try:
             delivery.record = self._decode(delivery)
+            # A second attempt, also one after a requeue, has been looked at before.
+            if track is tenure.input and delivery.attempt == 0 and not delivery.state_changes:
+                if self._identify is not None and not self._is_fresh(delivery, self._identify):
+                    return False
+                if delivery.key is not None and delivery.key in tenure.parked:
+                    self._park(delivery, "parked behind an earlier record of its key", FailureClass.TRANSIENT)
+                    return False
         except DecodeError as error:
             self._finish_dead(delivery, str(error), FailureClass.POISON)
             return False
-        # A second attempt, also one after a requeue, has been looked at before.
-        if track is tenure.input and delivery.attempt == 0 and not delivery.state_changes:
-            if self._identify is not None and not self._is_fresh(delivery, self._identify):
-                return False
-            if delivery.key is not None and delivery.key in tenure.parked:
-                self._park(delivery, "parked behind an earlier record of its key", FailureClass.TRANSIENT)
-                return False
+        except Exception as error:  # noqa: BLE001 - a fault of ours: the record, in nobody's hands, must not go with it
+            self._finish_faulty(delivery, error)
+            return False
         delivery.attempt += 1
         delivery.overdue = delivery.entered = False
         delivery.outcome = None
@@ -272,14 +275,13 @@ class Window:
             self._wake(1)
 
     def _conclude(self, delivery: Delivery, outcome: Outcome) -> None:
-        if isinstance(outcome, Retry):
-            self._retry(delivery, outcome)
-            return
-        now_s = self._clock.time()
         try:
-            outputs = exit_records.conclude(self.route, self._exits, delivery, outcome, now_s)
-        except EncodeError as error:
-            self._finish_dead(delivery, f"encode: {error}", FailureClass.PERMANENT)
+            if isinstance(outcome, Retry):
+                self._retry(delivery, outcome)
+                return
+            outputs = exit_records.conclude(self.route, self._exits, delivery, outcome, self._clock.time())
+        except Exception as error:  # noqa: BLE001 - a fault of ours: the record has left its agent and must end somewhere
+            self._finish_faulty(delivery, error)
             return
         if isinstance(outcome, Dead):
             self.counters.dead += 1
@@ -324,9 +326,9 @@ class Window:
             self._wake(1)
 
     def _park(self, delivery: Delivery, cause: str, failure: FailureClass) -> None:
+        record = exit_records.parked(self.route, delivery, cause, failure, self._clock.time())
         self.counters.parked += 1
         delivery.track.tenure.parked.add(delivery.key)
-        record = exit_records.parked(self.route, delivery, cause, failure, self._clock.time())
         self._finish(delivery, (record,))
 
     def _finish_dead(self, delivery: Delivery, cause: str, failure: FailureClass) -> None:
@@ -334,6 +336,13 @@ class Window:
         log.info("%s: %r is a dead letter: %s", self.route.stage, delivery, cause)
         now_s = self._clock.time()
         self._finish(delivery, (exit_records.dead_letter(self.route, delivery, cause, failure, now_s),))
+
+    def _finish_faulty(self, delivery: Delivery, error: Exception) -> None:
+        """No records can be made of its outcome, so it becomes a dead letter. Nothing of it was finished before."""
+        if not isinstance(error, EncodeError):
+            log.error("%s: a fault while %r was finished", self.route.stage, delivery, exc_info=error)
+        cause = f"encode: {error}" if isinstance(error, EncodeError) else f"{type(error).__name__}: {error}"
+        self._finish_dead(delivery, cause, FailureClass.PERMANENT)
 
     def _finish(self, delivery: Delivery, outputs: tuple[Output, ...]) -> None:
         track = delivery.track
@@ -369,5 +378,5 @@ def outcome_of(error: Exception) -> Outcome:
         return Dead(error.cause, error.failure)
     if isinstance(error, TimeoutError | ConnectionError):
         return Retry(f"{type(error).__name__}: {error}")
-    log.exception("a step raised", exc_info=error)
+    log.error("a step raised", exc_info=error)
     return Dead(f"{type(error).__name__}: {error}")
