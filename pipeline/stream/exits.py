@@ -4,6 +4,7 @@ A dead letter is the original record byte for byte, with headers that say where 
 headers that a stage adds start at `lockgate_source_topic`, so that they can be taken off again.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
@@ -14,6 +15,8 @@ from pipeline.records import Headers
 from pipeline.stream import output
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.output import Output
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def dead_letter(route: Route, delivery: Delivery, cause: str, failure: FailureCl
         route.dead_letter,
         delivery.key,
         delivery.value,
-        delivery.headers + provenance(route, delivery, cause, failure, now_s),
+        delivery.headers + provenance(route, delivery, cause, failure, delivery.first_failure_s or now_s, now_s),
     )
 
 
@@ -74,13 +77,15 @@ def parked(route: Route, delivery: Delivery, cause: str, failure: FailureClass, 
         route.retry,
         delivery.key,
         delivery.value,
-        delivery.headers + provenance(route, delivery, cause, failure, now_s),
+        # A record that only waits behind another has not failed yet: its clock starts with its own first failure.
+        delivery.headers + provenance(route, delivery, cause, failure, delivery.first_failure_s, now_s),
     )
 
 
-def provenance(route: Route, delivery: Delivery, cause: str, failure: FailureClass, now_s: float) -> Headers:
+def provenance(
+    route: Route, delivery: Delivery, cause: str, failure: FailureClass, first_s: float, now_s: float
+) -> Headers:
     """The headers that retry records and dead letters carry beside their own; all small, none missing."""
-    first_s = delivery.first_failure_s or (now_s if delivery.attempt else 0.0)
     return (
         (output.SOURCE_TOPIC, route.source.encode()),
         (output.SOURCE_PARTITION, b"%d" % delivery.track.partition),
@@ -97,17 +102,30 @@ def provenance(route: Route, delivery: Delivery, cause: str, failure: FailureCla
 
 
 def unpark(delivery: Delivery) -> None:
-    """Gives a record from the retry topic its own headers, source position, attempts and first failure back."""
+    """Gives a record from the retry topic its own headers, source position, attempts and first failure back.
+
+    A record that no stage has parked keeps all that it came with, and is tried as if for the first time.
+    """
     names = [name for name, _ in delivery.headers]
     if output.SOURCE_TOPIC not in names:
         return
+    # The last one: a publisher may have sent headers of the same names, which stand before ours.
     at = len(names) - 1 - names[::-1].index(output.SOURCE_TOPIC)
     added = dict(delivery.headers[at:])
+    try:
+        offset, timestamp_ms, attempt, first_ms = (
+            int(added[name])
+            for name in (output.SOURCE_OFFSET, output.SOURCE_TIMESTAMP, output.ATTEMPT, output.FIRST_FAILURE)
+        )
+        first_s = first_ms / 1000
+    except (KeyError, ValueError, OverflowError):
+        log.warning("%r was not parked by a stage: its %s headers are not ours", delivery, output.SOURCE_TOPIC)
+        return
     delivery.headers = delivery.headers[:at]
-    delivery.source_offset = int(added[output.SOURCE_OFFSET])
-    delivery.source_timestamp_ms = int(added[output.SOURCE_TIMESTAMP])
-    delivery.attempt = int(added[output.ATTEMPT])
-    delivery.first_failure_s = int(added[output.FIRST_FAILURE]) / 1000
+    delivery.source_offset = offset
+    delivery.source_timestamp_ms = timestamp_ms
+    delivery.attempt = attempt
+    delivery.first_failure_s = first_s
 
 
 Identify = Callable[[Any], tuple[str, str]]

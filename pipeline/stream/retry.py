@@ -90,13 +90,13 @@ class ParkedKeys:
             self._counts[key] = self._counts.get(key, 0) + 1
 
     def remove(self, key: bytes | None) -> None:
-        """One record of this key in the retry topic is done."""
-        self.total -= 1
-        if key is not None:
-            left = self._counts[key] - 1
-            if left:
-                self._counts[key] = left
-            else:
+        """One record of this key in the retry topic is done. One that was never counted is not counted now."""
+        if key is None:
+            self.total -= 1
+        elif key in self._counts:
+            self.total -= 1
+            self._counts[key] -= 1
+            if not self._counts[key]:
                 del self._counts[key]
 
     @property
