@@ -62,10 +62,13 @@ def after_failure(
 
 
 def pause(limits: RetryLimits, attempt: int, random: Random) -> float:
-    """Exponential backoff with proportional jitter, in seconds, for the pause after the `attempt`-th failure."""
+    """Exponential backoff with proportional jitter, in seconds, for the pause after the `attempt`-th failure.
+
+    Never above the cap: the jitter is part of the pause.
+    """
     # Beyond 2**62 the cap has long won; the bound keeps the power a machine number.
     delay = min(limits.cap_s, limits.base_s * 2.0 ** min(attempt - 1, 62))
-    return delay * (1 + limits.jitter * (2 * random.random() - 1))
+    return min(limits.cap_s, delay * (1 + limits.jitter * (2 * random.random() - 1)))
 
 
 class ParkedKeys:
