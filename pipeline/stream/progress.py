@@ -93,7 +93,8 @@ class Progress:
     def fits(self) -> bool:
         """Whether the metadata stays within the limit that brokers set (4,096 bytes, 64 of them reserved)."""
         # A length below 2**30 takes at most six digits, so few runs need no measuring.
-        return len(self._starts) * 12 <= BODY_LIMIT or len(self._body()) <= BODY_LIMIT
+        few = len(self._starts) * 12 <= BODY_LIMIT and (not self._ends or self._ends[-1] - self.base < 2**30)
+        return few or len(self._body()) <= BODY_LIMIT
 
     def _body(self) -> str:
         digits: list[str] = []
@@ -114,13 +115,14 @@ def decode(base: int, metadata: str | None) -> Progress:
         return Progress(base)
     version, _, rest = metadata.partition(".")
     checksum, _, body = rest.partition(".")
-    if version != _VERSION or checksum != f"{crc32(body.encode()):08x}":
+    ours = version == _VERSION and body.isascii() and checksum == f"{crc32(body.encode()):08x}"
+    lengths = _numbers(body) if ours else []
+    if not lengths or len(lengths) % 2 or min(lengths) < 1:
         raise StageStopped(
             f"the commit at offset {base} carries metadata that this version of Lockgate did not write "
             f"({metadata[:40]!r}). Another tool or a newer version committed to this consumer group: stop that tool, "
             "or run the version that wrote it. Nothing was read."
         )
-    lengths = _numbers(body)
     runs = []
     at = base
     for gap, length in zip(lengths[::2], lengths[1::2], strict=True):
@@ -137,13 +139,16 @@ def _put(digits: list[str], number: int) -> None:
 
 
 def _numbers(body: str) -> list[int]:
+    """The numbers of a body; none at all when it is not one."""
     numbers = []
     number = shift = 0
     for digit in body:
-        value = _VALUES[digit]
+        value = _VALUES.get(digit)
+        if value is None:
+            return []
         number |= (value & 31) << shift
         shift += 5
         if value < 32:
             numbers.append(number)
             number = shift = 0
-    return numbers
+    return [] if shift else numbers
