@@ -4,6 +4,7 @@ Every number bounds something that would otherwise grow: memory, work in flight,
 """
 
 from dataclasses import dataclass, field
+from math import isfinite
 
 from pipeline.errors import ConfigError
 
@@ -28,10 +29,13 @@ class RetryLimits:
     """Seconds from the first failure. The next failure after it is a dead letter."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.jitter < 1 and 0 < self.base_s <= self.cap_s):
-            raise ConfigError("retry: jitter must lie in [0, 1) and 0 < base_s <= cap_s")
-        if min(self.lane_attempts, self.attempts) < 1 or self.lane_keys < 0 or self.ceiling_s <= 0:
-            raise ConfigError("retry: attempts must be at least 1, ceiling_s above 0, lane_keys not negative")
+        _refuse_below(self, 1, "lane_attempts", "attempts")
+        _refuse_below(self, 0, "lane_keys")
+        _refuse_unbounded(self, "base_s", "cap_s", "ceiling_s")
+        if not 0 <= self.jitter < 1:
+            raise ConfigError(f"jitter must lie in [0, 1), not {self.jitter!r}")
+        if self.base_s > self.cap_s:
+            raise ConfigError(f"base_s ({self.base_s}) must not exceed cap_s ({self.cap_s})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +69,42 @@ class StageLimits:
     transaction_timeout_s: float = 10.0
     """The broker aborts a transaction that is open longer than this."""
     identities: int = 200_000
-    """Identities remembered per partition to recognise repeats (about 200 bytes each); the oldest are forgotten first."""
+    """Identities remembered per partition to recognise repeats, about 200 bytes each. The oldest are forgotten first."""
     identity_horizon_s: float = 7 * 24 * 3600.0
     """Seconds after which a repeat of an identity is taken for a new event."""
     retry: RetryLimits = field(default_factory=RetryLimits)
 
     def __post_init__(self) -> None:
+        _refuse_below(
+            self,
+            1,
+            "partition_records",
+            "partition_bytes",
+            "total_records",
+            "total_bytes",
+            "retry_records",
+            "batch_records",
+            "round_records",
+            "identities",
+        )
+        _refuse_unbounded(self, "deadline_s", "session_timeout_s", "transaction_timeout_s", "identity_horizon_s")
+        _refuse_unbounded(self, "round_s", "revoke_grace_s", "stop_grace_s", zero=True)
         if self.transaction_timeout_s <= self.round_s + self.revoke_grace_s:
             raise ConfigError(
                 f"transaction_timeout_s ({self.transaction_timeout_s}) must exceed round_s + revoke_grace_s "
                 f"({self.round_s + self.revoke_grace_s}): a transaction must outlive a revoke"
             )
-        for name in ("partition_records", "total_records", "retry_records", "batch_records", "round_records"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1")
+
+
+def _refuse_below(limits: object, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(limits, name)
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} must be a whole number, at least {least}, not {value!r}")
+
+
+def _refuse_unbounded(limits: object, *names: str, zero: bool = False) -> None:
+    for name in names:
+        value = getattr(limits, name)
+        if not isfinite(value) or value < 0 or (value == 0 and not zero):
+            raise ConfigError(f"{name} must be a finite number of seconds{'' if zero else ' above 0'}, not {value!r}")
