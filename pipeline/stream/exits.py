@@ -67,7 +67,8 @@ def dead_letter(route: Route, delivery: Delivery, cause: str, failure: FailureCl
         route.dead_letter,
         delivery.key,
         delivery.value,
-        delivery.headers + provenance(route, delivery, cause, failure, delivery.first_failure_s or now_s, now_s),
+        delivery.headers
+        + provenance(route, delivery, cause, failure, first_s=delivery.first_failure_s or now_s, now_s=now_s),
     )
 
 
@@ -78,12 +79,12 @@ def parked(route: Route, delivery: Delivery, cause: str, failure: FailureClass, 
         delivery.key,
         delivery.value,
         # A record that only waits behind another has not failed yet: its clock starts with its own first failure.
-        delivery.headers + provenance(route, delivery, cause, failure, delivery.first_failure_s, now_s),
+        delivery.headers + provenance(route, delivery, cause, failure, first_s=delivery.first_failure_s, now_s=now_s),
     )
 
 
 def provenance(
-    route: Route, delivery: Delivery, cause: str, failure: FailureClass, first_s: float, now_s: float
+    route: Route, delivery: Delivery, cause: str, failure: FailureClass, *, first_s: float, now_s: float
 ) -> Headers:
     """The headers that retry records and dead letters carry beside their own; all small, none missing."""
     return (
