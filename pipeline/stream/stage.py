@@ -23,6 +23,7 @@ from pipeline.stream.committer import Committer
 from pipeline.stream.exits import Decoder, Exits, Identify, Route
 from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.reader import Reader
+from pipeline.stream.tenure import Tenure
 from pipeline.stream.transaction import KafkaTransactions
 from pipeline.stream.window import Counters, Window
 
@@ -92,6 +93,11 @@ class Stage:
     def _push(self, delivery: Any) -> None:
         assert self._committer is not None
         self._committer.push(delivery)
+
+    @property
+    def tenures(self) -> tuple[Tenure, ...]:
+        """The partitions that are fed now, with what is held of each."""
+        return self._reader.tenures if self._reader is not None else ()
 
     async def start(self) -> None:
         """Checks the topics, joins the group and starts to feed. Returns before the first assignment.

@@ -90,6 +90,10 @@ class TransactionLog(Protocol):
         ...
 
 
+SLOW_S = 0.3
+"""What is not delivered after this long makes the client be asked whether something failed."""
+
+
 class Stopping(Exception):  # noqa: N818 - not an error: the process is to end
     """The process is to end; a call that would have waited gave up. Nothing is lost: nothing was committed."""
 
@@ -179,9 +183,9 @@ class KafkaTransactions:
     def run(self, outputs: Sequence[tuple[int, Output]], offsets: Offsets, member: object) -> Result:
         producer = self._producer
         assert producer is not None, "renew() comes first"
-        refused = self._write(producer, outputs)
-        if refused is None and offsets:
-            refused = self._send_offsets(producer, offsets, member)
+        refused = self._produce(producer, outputs) or self._deliver(
+            producer, lambda: self._send_offsets(producer, offsets, member)
+        )
         if refused is not None:
             return self._abort(producer, refused)
         return self._commit(producer)
@@ -198,11 +202,9 @@ class KafkaTransactions:
 
             return report
 
-        result = self._write(producer, outputs, report_of)
-        if result is None and failed:
-            # A whole batch fails for one record in it: only a lone name is a name.
-            index = failed[0][0] if len(failed) == 1 else None
-            result = _named(KafkaException(failed[0][1]), index)
+        result = self._produce(producer, outputs, report_of) or self._deliver(
+            producer, lambda: _named_failure(failed) if failed else None
+        )
         return self._abort(producer, result or Committed())
 
     def close(self) -> None:
@@ -210,7 +212,7 @@ class KafkaTransactions:
             _let_go(self._producer)
             self._producer = None
 
-    def _write(
+    def _produce(
         self,
         producer: Producer,
         outputs: Sequence[tuple[int, Output]],
@@ -244,11 +246,26 @@ class KafkaTransactions:
                     return BadOutput(f"{type(failure).__name__}: {failure}", index)
                 else:
                     break
-        if producer.flush(self._timeout_s):
-            return Refused(f"not delivered within {self._timeout_s:g} s")
         return None
 
+    def _deliver(self, producer: Producer, ask: Callable[[], Result | None]) -> Result | None:
+        """Waits until all is delivered and `ask` had no objection.
+
+        Once a record of a transaction failed, the client delivers nothing more of it and says so only when it is
+        asked something: so what is not delivered soon is a reason to ask early, not to wait for the bound.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        while producer.flush(SLOW_S):
+            refused = ask()
+            if refused is not None:
+                return refused
+            if time.monotonic() > deadline or self._stopping():
+                return Refused(f"not delivered within {self._timeout_s:g} s")
+        return ask()
+
     def _send_offsets(self, producer: Producer, offsets: Offsets, member: object) -> Result | None:
+        if not offsets:
+            return None
         positions = [TopicPartition(topic, at, offset, metadata) for topic, at, offset, metadata in offsets]
         deadline = time.monotonic() + self._timeout_s
         while True:
@@ -267,6 +284,10 @@ class KafkaTransactions:
             try:
                 producer.commit_transaction(self._timeout_s)
             except KafkaException as failure:
+                if failure.args[0].code() == KafkaError._INCONSISTENT and failure.args[0].txn_requires_abort():
+                    # Said by the client before it asks the broker to commit: a record failed without the broker
+                    # having seen it, as one for a topic that does not exist.
+                    return self._abort(producer, BadOutput(_text(failure)))
                 # Retriable: the same commit goes on, and only calling again tells how it ended.
                 if failure.args[0].retriable() and time.monotonic() < deadline:
                     continue
@@ -287,6 +308,12 @@ class KafkaTransactions:
                 return Unknown(f"abort after {result}: {_text(failure)}")
             else:
                 return result
+
+
+def _named_failure(failed: list[tuple[int, KafkaError]]) -> Result:
+    """A whole batch fails for one record in it: only a lone name is a name."""
+    index, error = failed[0]
+    return _named(KafkaException(error), index if len(failed) == 1 else None)
 
 
 def _named(failure: KafkaException, index: int | None) -> Result:
