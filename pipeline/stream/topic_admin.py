@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
 
 from pipeline.errors import BrokerUnavailable, TopicPlanRefused
 from pipeline.stream.drained import undone
-from pipeline.stream.topic_plan import Change, Cluster, Create, Existing, Plan, decide
+from pipeline.stream.topic_plan import Change, Cluster, Create, Existing, Plan, decide, same_setting
 from pipeline.topics import STAGE_INPUT, Topics
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def apply(config: Mapping[str, Any], decided: Plan) -> None:
     altered = admin.incremental_alter_configs(_alterations(decided.changes)) if decided.changes else {}
     for resource, future in altered.items():
         _done(future, f"changing the settings of {resource.name}")
-    _wait_until_visible(admin, decided)
+    _wait_until_visible(config, admin, decided)
 
 
 def look(config: Mapping[str, Any], environment: str) -> Cluster:
@@ -151,21 +151,30 @@ def _alterations(changes: Iterable[Change]) -> list[ConfigResource]:
     ]
 
 
-def _wait_until_visible(admin: AdminClient, decided: Plan) -> None:
-    """Metadata reaches every broker a moment later; a worker that starts before would find too few partitions."""
+def _wait_until_visible(config: Mapping[str, Any], admin: AdminClient, decided: Plan) -> None:
+    """What was applied reaches every broker a moment later; a worker that starts before would see the old state."""
+    deadline = time.monotonic() + VISIBLE_TIMEOUT_S
+    while missing := sorted(_without_leaders(admin, decided) or _unchanged(config, decided)):
+        if time.monotonic() > deadline:
+            raise BrokerUnavailable(f"applied, but the cluster does not show it yet: {', '.join(missing)}")
+        time.sleep(0.05)
+
+
+def _without_leaders(admin: AdminClient, decided: Plan) -> set[str]:
     wanted = {create.topic: create.partitions for create in decided.creates}
     wanted |= {grow.topic: grow.after for grow in decided.grows}
-    deadline = time.monotonic() + VISIBLE_TIMEOUT_S
-    while wanted:
-        seen = admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
-        for name in list(wanted):
-            partitions = seen[name].partitions if name in seen else {}
-            if sum(partition.leader >= 0 for partition in partitions.values()) >= wanted[name]:
-                del wanted[name]
-        if wanted and time.monotonic() > deadline:
-            raise BrokerUnavailable(f"applied, but the cluster does not show it yet: {', '.join(sorted(wanted))}")
-        if wanted:
-            time.sleep(0.05)
+    seen = admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics if wanted else {}
+    led = {name: sum(part.leader >= 0 for part in topic.partitions.values()) for name, topic in seen.items()}
+    return {name for name, partitions in wanted.items() if led.get(name, 0) < partitions}
+
+
+def _unchanged(config: Mapping[str, Any], decided: Plan) -> set[str]:
+    seen = look(config, decided.environment).topics if decided.changes else {}
+    return {
+        change.topic
+        for change in decided.changes
+        if not same_setting(seen[change.topic].settings.get(change.setting, ""), change.after)
+    }
 
 
 def _admin(config: Mapping[str, Any]) -> AdminClient:
@@ -175,6 +184,8 @@ def _admin(config: Mapping[str, Any]) -> AdminClient:
 def _done(future: "Future[Any]", doing: str, unless: int | None = None) -> Any:
     try:
         return future.result(REQUEST_TIMEOUT_S * 2)
+    except TimeoutError as error:
+        raise BrokerUnavailable(f"{doing}: the cluster does not answer") from error
     except KafkaException as error:
         code = error.args[0].code()
         if code == unless:

@@ -181,11 +181,12 @@ def _too_few_brokers(name: str, copies: int, brokers: int) -> str:
 def _changes(name: str, existing: Existing, declared: Mapping[str, str]) -> Iterator[Change]:
     for setting, value in declared.items():
         before = existing.settings.get(setting)
-        if before is None or not _same(before, value):
+        if before is None or not same_setting(before, value):
             yield Change(name, setting, before, value)
 
 
-def _same(one: str, other: str) -> bool:
+def same_setting(one: str, other: str) -> bool:
+    """Whether two spellings mean the same value: 0.1 and 0.10, or the same list in another order."""
     try:
         return float(one) == float(other)
     except ValueError:
