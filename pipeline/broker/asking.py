@@ -20,14 +20,18 @@ class Asker:
         }
         self._admin = AdminClient({**config, **quiet})
 
-    def brokers(self, timeout_s: float) -> frozenset[int]:
-        """The ids of the live brokers that the address lists; none when it does not answer in time."""
+    def brokers(self, timeout_s: float, cluster_id: str | None = None) -> frozenset[int]:
+        """The ids of the live brokers that the address lists; none when it does not answer in time.
+
+        None either when a cluster other than `cluster_id` answers.
+        """
         try:
-            found = frozenset(self._admin.list_topics(timeout=timeout_s).brokers)
+            cluster = self._admin.list_topics(timeout=timeout_s)
         except KafkaException:
-            found = frozenset()
-        self._admin.poll(0)  # hands over what was complained about
-        return found
+            return frozenset()
+        finally:
+            self._admin.poll(0)  # hands over what was complained about
+        return frozenset(cluster.brokers) if cluster_id in {None, cluster.cluster_id} else frozenset()
 
     def out_of_sync(self, timeout_s: float, brokers: int) -> str | None:
         """What keeps a cluster of this size from being whole (a partition, a broker); None when it is whole."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.broker.jars import Runtime, runtime
-from pipeline.broker.node import Node, PortTaken, new_cluster_id, start, wait_ready
+from pipeline.broker.node import Node, PortTaken, start, wait_ready
 from pipeline.broker.processes import Process, free_ports, port_is_free
 from pipeline.errors import BrokerUnavailable
 
@@ -97,7 +97,6 @@ class _State:
     """What `broker.json` holds."""
 
     pid: int
-    cluster_id: str
     port: int
     internal_port: int
     controller_port: int
@@ -108,7 +107,6 @@ class _State:
     def node(self, data_dir: Path) -> Node:
         return Node(
             folder=data_dir,
-            cluster_id=self.cluster_id,
             port=self.port,
             internal_port=self.internal_port,
             controller_port=self.controller_port,
@@ -150,7 +148,6 @@ def _start(data_dir: Path, needs: Runtime, asked: _Asked, last: _State | None) -
         internal_port, controller_port = free_ports(2)
         state = _State(
             pid=0,
-            cluster_id=last.cluster_id if last else new_cluster_id(),
             port=port,
             internal_port=internal_port,
             controller_port=controller_port,

@@ -30,10 +30,10 @@ class Node:
     """Where a node lies, where it listens, and which settings it gets beyond the usual ones."""
 
     folder: Path
-    cluster_id: str
     port: int
     internal_port: int
     controller_port: int
+    cluster_id: str | None = None  # for the first start; None: a new one
     node_id: int = 1
     voters: str = ""  # "id@host:port,..." of every controller; empty: this node alone
     brokers: int = 1  # how many nodes there are
@@ -131,22 +131,28 @@ def start(node: Node, runtime: Runtime) -> Process:
 
 
 def wait_ready(node: Node, process: Process, timeout_s: float = READY_TIMEOUT_S, *, see_all: bool = False) -> None:
-    """Returns once the node has answered a request for metadata that lists itself as a live broker.
+    """Returns once the node has answered clients and brokers, and listed itself as a live member to both.
 
     With `see_all` it must list as many brokers as there are nodes.
 
     Raises PortTaken or BrokerUnavailable, with the broker's own words, when it ends or is not ready in time.
     """
-    asker = Asker(f"127.0.0.1:{node.internal_port}")
+    # Both ports: they are opened one after the other, and a node that finds the second one taken ends. The cluster's
+    # id: whoever took it may be a Kafka too.
+    waiting = [Asker(f"127.0.0.1:{port}") for port in (node.internal_port, node.port)]
+    cluster_id = _meta(node)["cluster.id"]
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
         if not process.alive():
             last = last_words(node)
             kind = PortTaken if "BindException" in last or "failed to bind" in last else BrokerUnavailable
             raise kind(f"Apache Kafka ended while starting, see {node.log} and {node.output}. Its last words: {last}")
-        listed = asker.brokers(0.5)
+        listed = waiting[0].brokers(0.5, cluster_id)
         if node.node_id in listed and (len(listed) == node.brokers or not see_all):
-            return
+            del waiting[0]
+            if not waiting:
+                return
+            continue
         time.sleep(0.05)
     raise BrokerUnavailable(
         f"Apache Kafka (pid {process.pid}) did not answer within {timeout_s:.0f} s, see {node.log}. "
@@ -178,7 +184,7 @@ def _format(node: Node, runtime: Runtime, properties: Path) -> None:
         "--config",
         str(properties),
         "--cluster-id",
-        node.cluster_id,
+        node.cluster_id or new_cluster_id(),
     ]
     try:
         said = subprocess.run(  # noqa: S603
@@ -196,6 +202,11 @@ def _format(node: Node, runtime: Runtime, properties: Path) -> None:
     if said.returncode != 0:
         lines = [line for line in said.stdout.splitlines() if line.strip() and not line.startswith("\tat ")]
         raise BrokerUnavailable(f"Kafka's storage tool could not format {node.folder}: " + " | ".join(lines[-4:]))
+
+
+def _meta(node: Node) -> dict[str, str]:
+    lines = (node.folder / "log" / "meta.properties").read_text(encoding="latin-1").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 def server_properties(node: Node) -> str:

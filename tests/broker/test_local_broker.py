@@ -194,15 +194,16 @@ def test_a_restart_keeps_the_port_while_it_is_free_and_takes_another_when_it_is_
         assert AdminClient({"bootstrap.servers": third.bootstrap, **QUIET}).list_topics(timeout=10).brokers
 
 
-def test_a_port_lost_between_the_choice_and_the_start_is_replaced(up, monkeypatch):
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        choices = iter([taken.getsockname()[1], *free_ports(1)])
-        monkeypatch.setattr(local, "_choose_port", lambda *_: next(choices))
+def test_a_port_lost_between_the_choice_and_the_start_is_replaced(up, steady, monkeypatch):
+    another_kafka = steady.listened
+    choices = iter([another_kafka, *free_ports(1)])
+    monkeypatch.setattr(local, "_choose_port", lambda *_: next(choices))
 
-        kafka = up()
+    kafka = up()
 
-        assert next(choices, None) is None
-        assert AdminClient({"bootstrap.servers": kafka.bootstrap, **QUIET}).list_topics(timeout=10).brokers
+    assert next(choices, None) is None
+    assert kafka.bootstrap != f"127.0.0.1:{another_kafka}"
+    assert AdminClient({"bootstrap.servers": kafka.bootstrap, **QUIET}).list_topics(timeout=10).brokers
 
 
 def test_a_port_asked_for_by_number_is_taken_or_refused_by_number(home):

@@ -13,7 +13,7 @@ from pipeline.errors import BrokerUnavailable, ConfigError
 
 
 def node(folder, **changes):
-    values = {"cluster_id": new_cluster_id(), "port": 1, "internal_port": 2, "controller_port": 3}
+    values = {"port": 1, "internal_port": 2, "controller_port": 3}
     return Node(folder=folder, **{**values, **changes})
 
 
