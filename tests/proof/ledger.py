@@ -146,9 +146,16 @@ def _offsets(
     if not places:
         return {}
     asked = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in places}
-    bound = max(5.0, until - time.monotonic())
-    futures = admin.list_offsets(asked, isolation_level=level, request_timeout=bound)
-    return {(at.topic, at.partition): future.result(bound).offset for at, future in futures.items()}
+    while True:
+        bound = max(5.0, until - time.monotonic())
+        try:
+            futures = admin.list_offsets(asked, isolation_level=level, request_timeout=bound)
+            return {(at.topic, at.partition): future.result(bound).offset for at, future in futures.items()}
+        except KafkaException as error:
+            # A leader that is new, or just restarted, does not know that it leads: it will in a moment.
+            if not error.args[0].retriable() or time.monotonic() >= until:
+                raise
+            time.sleep(0.1)
 
 
 def _consume(

@@ -2,13 +2,15 @@
 
 It reads one topic, gives every event an answer that no second run would give (a model is not deterministic), and
 writes answers, dead letters and offsets in one transaction per batch. Each `--fault` breaks one rule of that. At its
-seams (`seam: sent`, `seam: committed` in its output) it dwells for `--dwell-ms`, so that a kill lands in them.
+seams (`seam: sent`, `seam: committed`, `seam: offsets` in its output) it dwells for `--dwell-ms`, so that a kill lands
+in them.
 """
 
 import argparse
 import json
 import signal
 import sys
+import threading
 import time
 import uuid
 from enum import StrEnum
@@ -18,7 +20,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
 
 _BATCH = 40
-_COMMIT_S = 4.0
+_COMMIT_S = 2.0
 
 
 class Fault(StrEnum):
@@ -27,7 +29,7 @@ class Fault(StrEnum):
     NONE = "none"
     OFFSETS_OUTSIDE = "offsets-outside"  # committed by the consumer, after the transaction
     OFFSETS_FIRST = "offsets-first"  # committed by the consumer, before anything is written
-    LATE_METADATA = "late-metadata"  # the group's generation taken when sending, not when reading
+    NO_EPOCH = "no-epoch"  # keeps its batch over a rebalance, and commits it as the member that it is by then
     BLIND_REPEAT = "blind-repeat"  # after a commit of unknown outcome: sends the same again
     SHUFFLE = "shuffle"  # the order within a batch is lost
     MANGLE = "mangle"  # a dead letter holds what could be decoded of the value
@@ -73,7 +75,7 @@ class Worker:
             metadata = self._consumer.consumer_group_metadata()
             try:
                 self._round(metadata)
-            except KafkaException as error:
+            except (KafkaException, TimeoutError) as error:
                 _say(f"round failed: {error}")
                 self._recover(error)
         self._consumer.close()
@@ -83,7 +85,8 @@ class Worker:
         self._stopping = True
 
     def _rebalanced(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        self._batch.clear()
+        if self._fault is not Fault.NO_EPOCH:
+            self._batch.clear()
         _say(f"rebalanced: {[at.partition for at in partitions]}")
 
     def _read(self) -> None:
@@ -106,7 +109,7 @@ class Worker:
         offsets = _next_offsets(self._batch)
         if self._fault is Fault.OFFSETS_FIRST:
             self._consumer.commit(offsets=offsets, asynchronous=False)
-            self._seam("committed")
+            self._seam("offsets")
         self._transact(outputs, offsets, metadata)
         if self._fault is Fault.OFFSETS_OUTSIDE:
             self._consumer.commit(offsets=offsets, asynchronous=False)
@@ -116,11 +119,12 @@ class Worker:
         for output in outputs:
             self._producer.produce(**output)
         self._producer.flush(_COMMIT_S)
-        self._seam("sent")
-        if self._fault is Fault.LATE_METADATA:
-            metadata = self._consumer.consumer_group_metadata()
+        if self._fault is Fault.NO_EPOCH:
+            metadata = self._rejoined()
+        else:
+            self._seam("sent")
         if self._fault not in (Fault.OFFSETS_OUTSIDE, Fault.OFFSETS_FIRST):
-            self._producer.send_offsets_to_transaction(offsets, metadata, _COMMIT_S)
+            self._send_offsets(offsets, metadata)
         try:
             self._producer.commit_transaction(_COMMIT_S)
         except KafkaException as error:
@@ -131,13 +135,40 @@ class Worker:
             self._transact(outputs, offsets, self._consumer.consumer_group_metadata())
         self._seam("committed")
 
-    def _recover(self, error: KafkaException) -> None:
+    def _send_offsets(self, offsets: list[TopicPartition], metadata: object) -> None:
+        """Bounded from outside: after a cut of the network this call can block for ever (librdkafka #5456, #5511)."""
+        producer = self._producer
+        failures: list[KafkaException] = []
+
+        def send() -> None:
+            try:
+                producer.send_offsets_to_transaction(offsets, metadata, _COMMIT_S)
+            except KafkaException as failure:
+                failures.append(failure)
+
+        sending = threading.Thread(target=send, daemon=True)
+        sending.start()
+        sending.join(_COMMIT_S + 1)
+        if sending.is_alive():
+            raise TimeoutError("send_offsets_to_transaction does not return")
+        if failures:
+            raise failures[0]
+
+    def _rejoined(self) -> object:
+        """The group's metadata after polling for as long as the dwell says, whatever rebalance that brings."""
+        self._consumer.pause(self._consumer.assignment())
+        _say("seam: sent")
+        for _ in range(round(self._options.dwell_ms / 50)):  # counted, so that a stopped process dwells afterwards
+            self._consumer.poll(0.05)
+        return self._consumer.consumer_group_metadata()
+
+    def _recover(self, error: KafkaException | TimeoutError) -> None:
         """Nothing of the failed round may stay open; then only the committed offsets count."""
         try:
-            if not error.args[0].txn_requires_abort():
+            if isinstance(error, TimeoutError) or not error.args[0].txn_requires_abort():
                 raise error
             self._producer.abort_transaction(_COMMIT_S)
-        except KafkaException:
+        except (KafkaException, TimeoutError):
             # Whatever became of the old transaction, a new producer with its id settles it.
             self._producer = self._new_producer()
         while not self._stopping:

@@ -153,6 +153,7 @@ class _Server:
         self.port: int = self._keeper.getsockname()[1]
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
+        self._accepted: set[asyncio.Task[None]] = set()
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.delay_s = 0.0
@@ -196,8 +197,7 @@ class _Server:
     async def close(self) -> None:
         self.flowing.set()
         self.cut()
-        while self._links:
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*self._accepted)
 
     def springs(self, api_key: int) -> When | None:
         """Whether the trap closes on this request, and on which side of it."""
@@ -214,7 +214,12 @@ class _Server:
         self.cut()
         _say({"struck": True, **request._asdict()})
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._accepted.add(task)
+        task.add_done_callback(self._accepted.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there = await asyncio.open_connection(*self._target, limit=_CHUNK)
         except OSError:

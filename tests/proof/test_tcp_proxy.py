@@ -1,5 +1,6 @@
 """The proxy in front of a server that answers every request with its own bytes."""
 
+import contextlib
 import socket
 import struct
 import threading
@@ -42,7 +43,9 @@ class Server:
             pass
 
     def close(self) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)  # a closed socket goes on listening while someone accepts on it
+        with contextlib.suppress(OSError):  # closed before
+            # A socket that is only closed goes on listening while a thread accepts on it.
+            self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for link in self._open:
             link.close()
