@@ -72,18 +72,18 @@ def test_a_single_question_does_not_wait_for_company_longer_than_said():
     run(scenario)
 
 
-def test_questions_that_come_while_a_batch_runs_form_the_next_one():
+def test_questions_that_come_while_a_batch_runs_form_the_next_ones_of_the_right_size():
     async def scenario():
         gate = Gate()
         batches = Batches(gate, size=3, wait_s=0.0)
         first = asyncio.create_task(batches.ask(1))
         await gate.until_reached()
-        others = [asyncio.create_task(batches.ask(number)) for number in (2, 3, 4)]
+        others = [asyncio.create_task(batches.ask(number)) for number in (2, 3, 4, 5)]
         await settle()
         assert gate.batches == [[1]]
-        gate.open.release(2)
-        assert await asyncio.gather(first, *others) == [2, 4, 6, 8]
-        assert gate.batches == [[1], [2, 3, 4]]
+        gate.open.release(3)
+        assert await asyncio.gather(first, *others) == [2, 4, 6, 8, 10]
+        assert gate.batches == [[1], [2, 3, 4], [5]]
         await batches.close()
 
     run(scenario)

@@ -30,8 +30,13 @@ def test_a_phrase_anywhere_in_the_text_in_any_case_is_enough():
     assert (inference.provider, inference.confidence, inference.confidence_source) == ("rules", 0.9, "declared")
 
 
-def test_a_part_of_a_word_is_not_the_word():
-    assert ask(RulesModel.start(WORKFLOW), "spinning").answer == WORKFLOW.answer("other")
+@pytest.mark.parametrize("text", ["spin it", "pinned note"])
+def test_a_part_of_a_word_is_not_the_word(text):
+    assert ask(RulesModel.start(WORKFLOW), text).answer == WORKFLOW.answer("other")
+
+
+def test_a_rule_may_be_written_in_any_case_too(tmp_path):
+    assert ask(start(tmp_path, "rules: [{intent: pin, any: [PIN Code]}]"), "my pin code").answer["intent"] == "pin"
 
 
 def test_the_first_rule_that_matches_wins():
