@@ -69,7 +69,7 @@ class StageLimits:
     transaction_timeout_s: float = 10.0
     """The broker aborts a transaction that is open longer than this."""
     identities: int = 200_000
-    """Identities remembered per partition to recognise repeats, about 200 bytes each. The oldest are forgotten first."""
+    """Identities remembered per partition to recognise repeats, of 200 bytes. The oldest are forgotten first."""
     identity_horizon_s: float = 7 * 24 * 3600.0
     """Seconds after which a repeat of an identity is taken for a new event."""
     retry: RetryLimits = field(default_factory=RetryLimits)
