@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agents.cli import broker, publish, topics, worker
+from agents.cli import broker, dead_letters, decisions, lag, publish, topics, worker
 from agents.cli.invocation import Invocation
 from agents.cli.output import ExitCode, exit_code, say
 from pipeline.errors import LockgateError
@@ -62,5 +62,14 @@ def main(
     ctx.obj = Invocation(config, environment, bootstrap, verbose)
 
 
-for command in (broker.up, broker.down, topics.topics, publish.publish, worker.worker):
+for command in (
+    broker.up,
+    broker.down,
+    topics.topics,
+    publish.publish,
+    worker.worker,
+    decisions.decisions,
+    dead_letters.dlq,
+    lag.lag,
+):
     main.add_command(command)
