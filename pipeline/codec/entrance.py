@@ -88,11 +88,10 @@ def _event(attributes: dict[str, Any], prefix: str, key: bytes | None, data: dic
     if version != "1.0":
         raise DecodeError(f"{prefix}specversion is not 1.0")
     for name in ("id", "source", "type"):
-        if not attributes.get(name):
+        if attributes.get(name) in (None, ""):
             raise DecodeError(f"{prefix}{name} is missing: CloudEvents requires it")
     for name in ("id", "source", "type", "subject", "time"):
-        if not isinstance(attributes.get(name, ""), str):
-            raise DecodeError(f"{prefix}{name} is not a text")
+        _check_text(f"{prefix}{name}", attributes.get(name))
     return Event(
         attributes["source"],
         attributes["id"],
@@ -101,6 +100,20 @@ def _event(attributes: dict[str, Any], prefix: str, key: bytes | None, data: dic
         attributes.get("time"),
         data,
     )
+
+
+def _check_text(name: str, text: Any) -> None:
+    """From a structured event anything may come, and it must fit the headers of the records that follow."""
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise DecodeError(f"{name} is not a text")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise DecodeError(f"{name} is not UTF-8") from None
+    if size > MAX_HEADER_BYTES:
+        raise DecodeError(f"{name} has {size} bytes: at most {MAX_HEADER_BYTES} are read")
 
 
 def _subject(declared: str | None, key: bytes | None) -> str | None:

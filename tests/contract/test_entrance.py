@@ -62,6 +62,10 @@ def test_a_structured_event_is_read_from_its_body():
     [
         ({"id": None}, "id is missing"),
         ({"id": 7}, "id is not a text"),
+        ({"id": 0}, "id is not a text"),
+        ({"id": []}, "id is not a text"),
+        ({"id": "half \ud83d"}, "id is not UTF-8"),
+        ({"source": "s" * 8193}, "source has 8193 bytes"),
         ({"subject": ["k"]}, "subject is not a text"),
         ({"data": "text"}, "no JSON object in data"),
         ({"specversion": "0.3"}, "specversion is not 1.0"),
@@ -185,8 +189,13 @@ def test_the_headers_of_an_event_may_name_the_type_of_its_value():
 names = st.sampled_from([*ENVELOPE, "ce_subject", "ce_time", "content-type", "Content-Type", "x"]) | st.text(max_size=5)
 kinds = st.sampled_from([b"application/json", b"application/cloudevents+json", b"application/avro", b"1.0"])
 any_header = st.tuples(names, st.none() | kinds | st.binary(max_size=12))
+structured = st.fixed_dictionaries(
+    {"id": values.json_text, "source": values.json_value, "type": st.just("t"), "data": values.json_object},
+    optional={"subject": values.json_value, "time": values.json_text, "specversion": st.just("1.0")},
+)
 any_value = (
     st.none()
+    | structured.map(lambda body: json.dumps(body).encode())
     | st.binary(max_size=60)
     | values.json_object.map(lambda data: json.dumps(data).encode())
     | st.binary(max_size=40).map(lambda data: CODEC.schemas.newest("ticket").header + data)
@@ -203,6 +212,7 @@ def test_any_record_is_an_event_that_can_travel_or_a_decode_error(value, more, w
         return
     case = Case(event, Position("workflow-events", 0, 0, 0), "w", "r")
     assert CODEC.decode_case(CODEC.encode(case)) == case
+    assert all(len(text) <= 8192 for _, text in event_headers(event))
 
 
 @settings(max_examples=100, deadline=None)
