@@ -108,7 +108,11 @@ class Cluster:
         self._processes[index].stop(grace_s)
 
     def pause(self, index: int) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP: connections stay open, new ones are accepted by the kernel, and nothing answers.
+
+        Clients notice by their own clocks only: librdkafka waits 60 s for an answer (socket.timeout.ms) and 30 s for a
+        connection to be set up (socket.connection.setup.timeout.ms) unless told otherwise.
+        """
         self._processes[index].send(signal.SIGSTOP)
 
     def resume(self, index: int) -> None:

@@ -24,6 +24,12 @@ from pipeline.config import Settings
 from pipeline.errors import BrokerUnavailable
 
 QUIET = {"log_level": 0}
+# A paused broker is noticed by the client's own clocks only.
+IMPATIENT = {
+    "socket.timeout.ms": 3000,
+    "socket.connection.setup.timeout.ms": 3000,
+    "api.version.request.timeout.ms": 3000,
+}
 
 
 @pytest.fixture
@@ -307,7 +313,7 @@ def test_three_brokers_lose_one_and_go_on_and_take_it_back(tmp_path):
         cluster.start(0)
         cluster.wait_in_sync()
         cluster.pause(1)
-        publish(cluster.bootstrap, "kept", b"one paused", **{"socket.timeout.ms": 3000})
+        publish(cluster.bootstrap, "kept", b"one paused", **IMPATIENT)
         cluster.resume(1)
         cluster.wait_in_sync()
         cluster.restart(2)
