@@ -270,13 +270,16 @@ class KafkaTransactions:
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                producer.send_offsets_to_transaction(positions, member, self._timeout_s)
+                returned = _bounded(
+                    lambda: producer.send_offsets_to_transaction(positions, member, self._timeout_s),
+                    self._timeout_s + 1,
+                )
             except KafkaException as failure:
                 if failure.args[0].retriable() and time.monotonic() < deadline and not self._stopping():
                     continue
                 return _named(failure, None)
             else:
-                return None
+                return None if returned else Unknown("send_offsets_to_transaction does not return")
 
     def _commit(self, producer: Producer) -> Result:
         deadline = time.monotonic() + self._timeout_s
@@ -308,6 +311,27 @@ class KafkaTransactions:
                 return Unknown(f"abort after {result}: {_text(failure)}")
             else:
                 return result
+
+
+def _bounded(call: Callable[[], None], bound_s: float) -> bool:
+    """Makes a call that may never return, as `send_offsets_to_transaction` may after a cut of the network
+    (librdkafka #5456, #5511). False when it did not return in time: its thread and its producer are given up.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as failure:  # noqa: BLE001 - raised again by the thread that waits
+            failures.append(failure)
+
+    # Not a pool: its threads are waited for when the process ends.
+    calling = threading.Thread(target=run, name="send-offsets", daemon=True)
+    calling.start()
+    calling.join(bound_s)
+    if failures:
+        raise failures[0]
+    return not calling.is_alive()
 
 
 def _named_failure(failed: list[tuple[int, KafkaError]]) -> Result:
