@@ -161,7 +161,7 @@ def test_a_cache_that_cannot_be_written_is_named(find, env, install, tmp_path):
 
 def test_processes_that_come_at_once_fetch_once(env, install, bin_folder, tmp_path):
     install("java", GOOD_JAVA)
-    install("mvn", GOOD_MAVEN)
+    install("mvn", f"sleep 0.7{GOOD_MAVEN}")  # long enough for all three to come while one fetches
     script = (
         "import sys; from pathlib import Path; from pipeline.broker.jars import runtime; runtime(Path(sys.argv[1]))"
     )
