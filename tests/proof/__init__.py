@@ -10,5 +10,6 @@ the engine's code would share its mistakes. Tests beside it may use `pipeline.br
     load              a steady publisher that knows what was acknowledged
     workers           processes that are killed, paused, stopped, and always cleaned up
     tcp_proxy         the network between a worker and the broker, cut at a chosen request
+    brokers           a real broker behind that proxy (the only module here that may use pipeline.broker)
     reference_worker  a small right worker, and broken ones, to prove the harness itself
 """

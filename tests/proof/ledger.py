@@ -8,8 +8,9 @@ offsets without ever being delivered; a partition is finished when the client re
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -22,7 +23,20 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+T = TypeVar("T")
+
 _BATCH = 2_000
+_PASSING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+}
 
 
 class Unreadable(AssertionError):
@@ -101,23 +115,30 @@ def read_uncommitted(
     return _consume(bootstrap, _ends(bootstrap, topics, until), "read_uncommitted", until)
 
 
-def committed_offsets(bootstrap: str, group: str) -> dict[tuple[str, int], int]:
-    """(topic, partition) -> next offset of a group; empty for a group that never committed."""
+def committed_offsets(bootstrap: str, group: str, *, timeout_s: float = 30.0) -> dict[tuple[str, int], int]:
+    """(topic, partition) -> next offset of a group; empty for a group that never committed.
+
+    An offset inside an open transaction does not count before that transaction is settled.
+    """
     admin = AdminClient({"bootstrap.servers": bootstrap})
     asked = [ConsumerGroupTopicPartitions(group)]
+    until = time.monotonic() + timeout_s
+
+    def ask() -> dict[tuple[str, int], int]:
+        future = admin.list_consumer_group_offsets(asked, require_stable=True, request_timeout=timeout_s)[group]
+        return {(at.topic, at.partition): at.offset for at in future.result(timeout_s).topic_partitions}
+
     try:
-        # Stable: an offset inside an open transaction counts only once that transaction is settled.
-        answer = admin.list_consumer_group_offsets(asked, require_stable=True, request_timeout=30)[group].result(30)
+        return {place: offset for place, offset in _patiently(ask, until).items() if offset >= 0}
     except KafkaException as error:
         if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return {}
         raise
-    return {(at.topic, at.partition): at.offset for at in answer.topic_partitions if at.offset >= 0}
 
 
 def _ends(bootstrap: str, topics: Iterable[str], until: float) -> dict[tuple[str, int], int]:
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    known = admin.list_topics(timeout=30).topics
+    known = _patiently(lambda: admin.list_topics(timeout=30), until).topics
     wanted = list(dict.fromkeys(topics))
     missing = [topic for topic in wanted if topic not in known]
     if missing:
@@ -146,14 +167,22 @@ def _offsets(
     if not places:
         return {}
     asked = {TopicPartition(topic, partition): OffsetSpec.latest() for topic, partition in places}
-    while True:
+
+    def ask() -> dict[tuple[str, int], int]:
         bound = max(5.0, until - time.monotonic())
+        futures = admin.list_offsets(asked, isolation_level=level, request_timeout=bound)
+        return {(at.topic, at.partition): future.result(bound).offset for at, future in futures.items()}
+
+    return _patiently(ask, until)
+
+
+def _patiently(ask: Callable[[], T], until: float) -> T:
+    """Asks again while the answer is one that passes: a broker that just started, or a leader that is new."""
+    while True:
         try:
-            futures = admin.list_offsets(asked, isolation_level=level, request_timeout=bound)
-            return {(at.topic, at.partition): future.result(bound).offset for at, future in futures.items()}
+            return ask()
         except KafkaException as error:
-            # A leader that is new, or just restarted, does not know that it leads: it will in a moment.
-            if not error.args[0].retriable() or time.monotonic() >= until:
+            if error.args[0].code() not in _PASSING or time.monotonic() >= until:
                 raise
             time.sleep(0.1)
 

@@ -40,9 +40,9 @@ def test_keys_values_and_headers_come_back_as_they_are(direct, topics):
     assert (second.key, second.value, second.headers) == (None, None, ())
 
 
-def test_an_empty_topic_is_read_at_once(direct, topics):
+def test_an_empty_topic_is_read_as_empty(direct, topics):
     (topic,) = topics("a")
-    assert read(direct, [topic], timeout_s=5)[topic] == ()
+    assert read(direct, [topic])[topic] == ()
 
 
 def test_partitions_that_end_in_markers_and_aborted_records_are_read_to_their_end(direct, topics, environment):
