@@ -1,6 +1,7 @@
 """The command line. `main` is the entry point; each module beside this one holds one group of commands."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ class _Lockgate(click.Group):
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             ctx.exit(ExitCode.INTERRUPTED)
+        except Exception as error:
+            if not _is_of_kafka(error):
+                raise  # a fault of ours: its trace is wanted
+            from pipeline.stream.reading import unanswered
+
+            say(f"lockgate: Kafka: {error.args[0].str()}")
+            ctx.exit(ExitCode.BROKER if unanswered(error.args[0]) else ExitCode.FAILED)
+
+
+def _is_of_kafka(error: Exception) -> bool:
+    client = sys.modules.get("confluent_kafka")  # not imported for this: most commands that fail never needed it
+    return client is not None and isinstance(error, client.KafkaException)
 
 
 @click.group(

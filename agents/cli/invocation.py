@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.config import Settings, load_settings
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.broker.find import Broker
@@ -24,8 +25,20 @@ class Invocation:
 
     def settings(self) -> Settings:
         """The settings: options win over variables, variables over the file. Nothing is connected to."""
-        given = {"LOCKGATE_ENVIRONMENT": self.environment, "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap}
-        return load_settings(self.config, os.environ | {name: text for name, text in given.items() if text})
+        options = {
+            "LOCKGATE_ENVIRONMENT": ("--environment", self.environment),
+            "KAFKA_BOOTSTRAP_SERVERS": ("--bootstrap", self.bootstrap),
+        }
+        given = {name: text for name, (_, text) in options.items() if text is not None}
+        if "" in given.values():
+            raise ConfigError("--environment and --bootstrap need a value: leave them out to use the settings")
+        try:
+            return load_settings(self.config, os.environ | given)
+        except ConfigError as error:
+            text = str(error)
+            for name in given:  # what was written is what is named
+                text = text.replace(name, options[name][0])
+            raise ConfigError(text) from None
 
     def broker(self) -> "Broker":
         """The configured broker, else the one that `lockgate up` started. BrokerUnavailable says what to do."""

@@ -137,6 +137,8 @@ def publish(
 
     with ExitStack() as stack:
         stream = stack.enter_context(open_input(file))
+        if skip_bad is not None and skip_bad.exists() and file != "-" and skip_bad.samefile(file):
+            raise ConfigError(f"--skip-bad {skip_bad} is the file that is published: name another")
 
         def table() -> "tuple[Table, Drafting]":
             stream.seek(0)
@@ -166,40 +168,28 @@ def _check(table: "Callable[[], tuple[Table, Drafting]]", skip_bad: Path | None)
     read, drafting = table()
     ids = RowIds()
     good = bad = 0
-    kept: BinaryIO | None = None
     place = "record" if read.form is Form.AVRO else "line"
-    try:
-        with progress("checking") as advance:
-            for row in read.rows:
-                try:
-                    drafting.draft(row, ids)
-                    good += 1
-                except Unfit as fault:
-                    bad += 1
-                    if bad <= SHOWN_FAULTS:
-                        say(
-                            f"{place} {row.line}, {shown(fault)}"
-                            if _has_column(fault)
-                            else f"{place} {row.line}: {shown(fault)}"
-                        )
-                    if skip_bad is not None:
-                        if kept is None:
-                            kept = _open_kept(skip_bad, read.header)
-                        kept.write(row.text + b"\n")
-                advance(1)
-    finally:
-        if kept is not None:
-            kept.close()
+    with ExitStack() as stack:
+        kept = stack.enter_context(_open_kept(skip_bad, read.header)) if skip_bad is not None else None
+        advance = stack.enter_context(progress("checking"))
+        for row in read.rows:
+            try:
+                drafting.draft(row, ids)
+                good += 1
+            except Unfit as fault:
+                bad += 1
+                if bad <= SHOWN_FAULTS:
+                    text = shown(fault)
+                    say(f"{place} {row.line}{', ' if text.startswith('column ') else ': '}{text}")
+                if kept is not None:
+                    kept.write(row.text + b"\n")
+            advance(1)
     if bad > SHOWN_FAULTS:
         say(
             f"... and {bad - SHOWN_FAULTS:,} more bad {place}s"
             + ("" if skip_bad else "; --skip-bad FILE writes them all")
         )
     return _Checked(good, bad)
-
-
-def _has_column(fault: LockgateError) -> bool:
-    return str(fault).startswith("column ")
 
 
 def _open_kept(path: Path, header: bytes | None) -> BinaryIO:

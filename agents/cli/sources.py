@@ -221,7 +221,8 @@ def _csv_rows(kept: _Kept, reader: Iterator[list[str]], columns: list[str]) -> I
 
 def _cells_fault(cells: list[str], columns: list[str]) -> str | None:
     if len(cells) != len(columns):
-        return f"{len(cells)} cells, where the header has {len(columns)}: quote a cell that holds a delimiter"
+        found = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
+        return f"{found}, where the header has {len(columns)}: quote a cell that holds a delimiter"
     for name, cell in zip(columns, cells, strict=True):
         try:
             _refuse_surrogates(cell)
