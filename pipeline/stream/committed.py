@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaException, TopicPartition
 
@@ -23,14 +23,16 @@ Partition = tuple[str, int]
 
 
 @contextmanager
-def outsider(config: Mapping[str, Any], group: str) -> Iterator[Consumer]:
+def outsider(
+    config: Mapping[str, Any], group: str, isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
+) -> Iterator[Consumer]:
     """A consumer that reads with a group's name without being its member. For one thread, closed at the end."""
     consumer = Consumer(
         {
             **config,
             "group.id": group,
             "enable.auto.commit": False,
-            "isolation.level": "read_committed",
+            "isolation.level": isolation,
             "auto.offset.reset": "error",
             "enable.partition.eof": True,
         },
@@ -72,7 +74,11 @@ def fetch_committed(
 
 
 def watermarks(consumer: Consumer, partition: Partition, stopping: Callable[[], bool]) -> tuple[int, int]:
-    """The first offset kept and the offset after the last one written (also by open transactions)."""
+    """The first offset kept and the offset after the last one written.
+
+    Asked through a read_uncommitted consumer, the end counts what open transactions wrote; a read_committed one
+    would be told the last stable offset, before what is not decided yet.
+    """
     while True:
         if stopping():
             raise Stopping

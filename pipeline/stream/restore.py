@@ -44,15 +44,18 @@ class Restorer:
         """
         numbers = sorted(partitions)
         route = self.route
-        with outsider(self.config, route.group) as consumer:
+        with (
+            outsider(self.config, route.group) as consumer,
+            outsider(self.config, route.group, "read_uncommitted") as looker,
+        ):
             wanted = [(topic, number) for topic in (route.input, route.retry) for number in numbers]
             committed = fetch_committed(consumer, wanted, self.stopping)
-            progress = {at: self._start(consumer, at, committed[at]) for at in wanted}
+            progress = {at: self._start(looker, at, committed[at]) for at in wanted}
             states = {number: State(self.limits.identities) for number in numbers}
             if route.state is not None:
-                self._read_states(consumer, route.state, states)
+                self._read_states(consumer, looker, route.state, states)
             parked = {number: ParkedKeys() for number in numbers}
-            self._count_parked(consumer, {n: progress[route.retry, n] for n in numbers}, parked)
+            self._count_parked(consumer, looker, {n: progress[route.retry, n] for n in numbers}, parked)
         return [
             Tenure(
                 partition=number,
@@ -67,8 +70,8 @@ class Restorer:
             for number in numbers
         ]
 
-    def _start(self, consumer: Consumer, at: Partition, committed: Progress | None) -> Progress:
-        low, high = watermarks(consumer, at, self.stopping)
+    def _start(self, looker: Consumer, at: Partition, committed: Progress | None) -> Progress:
+        low, high = watermarks(looker, at, self.stopping)
         if committed is None:
             return Progress(low)
         if committed.base > high:
@@ -85,23 +88,23 @@ class Restorer:
             committed.mark(committed.base, low)
         return committed
 
-    def _read_states(self, consumer: Consumer, topic: str, states: dict[int, State]) -> None:
+    def _read_states(self, consumer: Consumer, looker: Consumer, topic: str, states: dict[int, State]) -> None:
         starts = {number: 0 for number in states}
-        for message in self._read(consumer, topic, starts):
+        for message in self._read(consumer, looker, topic, starts):
             states[message.partition()].restore(message.key(), message.value())
 
     def _count_parked(self, consumer: Consumer, progress: dict[int, Progress], parked: dict[int, ParkedKeys]) -> None:
         starts = {number: done.base for number, done in progress.items()}
-        for message in self._read(consumer, self.route.retry, starts):
+        for message in self._read(consumer, looker, self.route.retry, starts):
             number = message.partition()
             if not progress[number].is_done(message.offset()):
                 parked[number].add(message.key())
 
-    def _read(self, consumer: Consumer, topic: str, starts: dict[int, int]) -> Iterable[Message]:
+    def _read(self, consumer: Consumer, looker: Consumer, topic: str, starts: dict[int, int]) -> Iterable[Message]:
         """Every committed record from the starts to the ends that the partitions have now, in order."""
         left: dict[int, int] = {}
         for number, start in starts.items():
-            low, high = watermarks(consumer, (topic, number), self.stopping)
+            low, high = watermarks(looker, (topic, number), self.stopping)
             if max(low, start) < high:
                 left[number] = high
                 starts[number] = max(low, start)
