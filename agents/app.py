@@ -16,7 +16,7 @@ from pipeline.models.local import LocalModel
 from pipeline.records import Case, Event
 from pipeline.stream.case_exits import CaseExits
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.exits import Route
+from pipeline.stream.route import Route
 from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.stage import LoopClock, Stage
 from pipeline.topics import load_topics

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from pipeline.errors import FailureClass
-from pipeline.records import Case, Decision
+from pipeline.records import Audit, Case, Decision
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The record goes on. `record` is encoded for the stage's output topic."""
+    """The record goes on. `record` is encoded for the stage's output topic; an Audit for the audit topic.
 
-    record: Case | Decision
+    `once` is a name that may be used a single time: when an earlier record of the stage used it, this one is
+    dropped and audited as `superseded`. The stage must have a state to remember it.
+    """
+
+    record: Case | Decision | Audit
+    once: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

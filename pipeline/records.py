@@ -38,7 +38,7 @@ class Event:
     @property
     def identity(self) -> str:
         """One text for (source, id), unambiguous whatever either holds."""
-        return f"{len(self.source)}:{self.source}/{self.id}"
+        return identity_text(self.source, self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,11 @@ class Audit:
     origin: Position
     at_ms: int
     detail: Mapping[str, str]
+
+
+def identity_text(source: str, event_id: str) -> str:
+    """One text for (source, id); the length in front keeps ("a/b", "c") and ("a", "b/c") apart."""
+    return f"{len(source)}:{source}/{event_id}"
 
 
 def decision_id(event: Event, workflow: str, revision: int) -> str:

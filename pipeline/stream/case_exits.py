@@ -10,7 +10,7 @@ from typing import assert_never
 
 from pipeline.codec import Codec
 from pipeline.outcome import Blocked, Next, Review
-from pipeline.records import Audit, BlockedItem, Headers, Position, ReviewItem, decision_id
+from pipeline.records import Audit, BlockedItem, Case, Decision, Headers, Position, ReviewItem, decision_id, identity_text
 from pipeline.stream import output
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.output import Output
@@ -34,8 +34,11 @@ class CaseExits:
     def on(self, delivery: Delivery, outcome: Next | Review | Blocked) -> tuple[Output, ...]:
         """One record. EncodeError when its value does not fit the schema."""
         match outcome:
-            case Next():
-                topic, value, about = self.onward, self.codec.encode(outcome.record), outcome.record
+            case Next(record=record):
+                if isinstance(record, Audit):
+                    return (self._audited(delivery, record),)
+                about: Case | Decision = record
+                topic, value = self.onward, self.codec.encode(record)
             case Review():
                 item = ReviewItem(
                     review_id=decision_id(outcome.case.event, outcome.case.workflow, 1),
@@ -55,16 +58,25 @@ class CaseExits:
     def duplicate(self, delivery: Delivery, now_s: float) -> tuple[Output, ...]:
         """The audit record of a repeat that is dropped."""
         origin = origin_of(delivery, self.source)
-        audit = Audit(
-            stage=self.stage,
-            kind="duplicate",
-            identity=delivery.record.identity,
-            origin=origin,
-            at_ms=round(now_s * 1000),
-            detail=NO_DETAIL,
-        )
-        headers = carried(delivery.headers) + stamped(origin, "")
-        return (Output(self.audit, delivery.key, self.codec.encode(audit), headers),)
+        audit = Audit(self.stage, "duplicate", delivery.record.identity, origin, round(now_s * 1000), NO_DETAIL)
+        return (self._audited(delivery, audit),)
+
+    def superseded(self, delivery: Delivery, outcome: Next, now_s: float) -> tuple[Output, ...]:
+        """The audit record of an outcome that came second."""
+        about = outcome.record
+        if isinstance(about, Audit):
+            identity = about.identity
+        elif isinstance(about, Decision):
+            identity = identity_text(about.source, about.event_id)
+        else:
+            identity = about.event.identity
+        detail = {"once": outcome.once or ""}
+        audit = Audit(self.stage, "superseded", identity, about.origin, round(now_s * 1000), detail)
+        return (self._audited(delivery, audit),)
+
+    def _audited(self, delivery: Delivery, audit: Audit) -> Output:
+        headers = carried(delivery.headers) + stamped(audit.origin, "")
+        return Output(self.audit, delivery.key, self.codec.encode(audit), headers)
 
 
 NO_DETAIL: Mapping[str, str] = {}

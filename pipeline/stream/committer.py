@@ -16,7 +16,8 @@ from typing import Protocol, assert_never
 from pipeline.errors import FailureClass, StageStopped
 from pipeline.stream.committed import Partition
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.exits import Route, dead_letter
+from pipeline.stream.exits import dead_letter
+from pipeline.stream.route import Route
 from pipeline.stream.fitting import fitting_prefix
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.output import Output

@@ -92,6 +92,10 @@ class Delivery:
         """Says what becomes of the record. It takes effect when the block ends; the last call counts."""
         self.outcome = outcome
 
+    def knows(self, name: str) -> bool:
+        """Whether `name` was used as `Next.once` by an earlier record of this partition, within the state's limits."""
+        return self.window.knows(self, name)
+
     async def __aenter__(self) -> "Delivery":
         self.entered = True
         return self

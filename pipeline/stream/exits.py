@@ -6,7 +6,6 @@ headers that a stage adds start at `lockgate_source_topic`, so that they can be 
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
 from pipeline.errors import FailureClass
@@ -15,22 +14,9 @@ from pipeline.records import Headers
 from pipeline.stream import output
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.output import Output
+from pipeline.stream.route import Route
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The topics of one stage. Physical names, but for `source`, the input's name as topics.yaml has it."""
-
-    stage: str
-    group: str
-    source: str
-    input: str
-    retry: str
-    dead_letter: str
-    state: str | None = None
-    """The topic of the stage's keyed memory; None for a stage that remembers nothing."""
 
 
 class Exits(Protocol):
@@ -45,6 +31,10 @@ class Exits(Protocol):
 
     def duplicate(self, delivery: Delivery, now_s: float) -> tuple[Output, ...]:
         """The outputs of a repeat that is dropped: its audit record."""
+        ...
+
+    def superseded(self, delivery: Delivery, outcome: Next, now_s: float) -> tuple[Output, ...]:
+        """The outputs of an outcome whose `once` name was used before: its audit record."""
         ...
 
 
@@ -88,7 +78,7 @@ def provenance(
 ) -> Headers:
     """The headers that retry records and dead letters carry beside their own; all small, none missing."""
     return (
-        (output.SOURCE_TOPIC, route.source.encode()),
+        (output.SOURCE_TOPIC, delivery.track.source.encode()),
         (output.SOURCE_PARTITION, b"%d" % delivery.track.partition),
         (output.SOURCE_OFFSET, b"%d" % delivery.source_offset),
         (output.SOURCE_TIMESTAMP, b"%d" % delivery.source_timestamp_ms),

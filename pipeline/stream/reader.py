@@ -10,16 +10,17 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from pipeline.errors import StageStopped
+from pipeline.records import Headers
 from pipeline.stream.committed import Partition, fetch_committed, outsider
 from pipeline.stream.committer import Membership
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.exits import Route
+from pipeline.stream.route import Route
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.progress import Progress
 from pipeline.stream.restore import Restorer
@@ -72,8 +73,8 @@ class Reader(threading.Thread):
         self._abandoned = False
         self._toggled_s = 0.0
         self._breath_until_s = 0.0
-        self._retry_consumer: Consumer | None = None
-        self._retry_assigned: dict[int, Tenure] = {}
+        self._side_consumer: Consumer | None = None
+        self._side_tracks: set[Track] = set()
 
     # -- for other threads ----------------------------------------------------------------------------------
 
@@ -160,8 +161,8 @@ class Reader(threading.Thread):
                     continue
                 first = consumer.poll(POLL_S)
                 if first is not None:
-                    self._feed(consumer, [first, *consumer.consume(self._limits.batch_records, 0)])
-                self._read_retries()
+                    self._feed([first, *consumer.consume(self._limits.batch_records, 0)], self._input_track)
+                self._read_assigned()
                 self._apply_limits()
                 if time.monotonic() - self._membership_asked > 1.0:
                     self._renew_membership()
@@ -170,8 +171,8 @@ class Reader(threading.Thread):
             for tenure in self.tenures:
                 tenure.closing = True
                 tenure.alive = False
-            if self._retry_consumer is not None:
-                self._retry_consumer.close()
+            if self._side_consumer is not None:
+                self._side_consumer.close()
             consumer.close()
 
     def _answer(self, wait_s: float = 0.0) -> None:
@@ -194,23 +195,25 @@ class Reader(threading.Thread):
 
     # -- feeding --------------------------------------------------------------------------------------------
 
-    def _feed(self, consumer: Consumer, messages: list[Message]) -> None:
-        tenures = self._tenures
+    def _feed(self, messages: list[Message], track_of: Callable[[Message], Track | None]) -> None:
         deliveries: list[Delivery] = []
         for message in messages:
             error = message.error()
             if error is not None:
                 self._check(error)
                 continue
-            tenure = tenures.get(message.partition())
-            if tenure is None or tenure.closing:
+            track = track_of(message)
+            if track is None or track.tenure.closing:
                 continue
-            track = tenure.input if consumer is self._consumer else tenure.retry
             delivery = self._delivery(track, message)
             if delivery is not None:
                 deliveries.append(delivery)
         if deliveries:
             self._loop.call_soon_threadsafe(self._window.admit, deliveries)
+
+    def _input_track(self, message: Message) -> Track | None:
+        tenure = self._tenures.get(message.partition())
+        return None if tenure is None else tenure.input
 
     def _delivery(self, track: Track, message: Message) -> Delivery | None:
         offset = message.offset()
@@ -229,7 +232,7 @@ class Reader(threading.Thread):
             message.timestamp()[1],
             message.key(),
             message.value(),
-            tuple((name, content or b"") for name, content in message.headers() or ()),
+            _headers(message),
         )
         track.fed_bytes += delivery.size
         track.fed += 1
@@ -307,23 +310,16 @@ class Reader(threading.Thread):
         if pause or resume:
             self._toggled_s = now
 
-    # -- the retry topic ------------------------------------------------------------------------------------
+    # -- retry topic and side input -------------------------------------------------------------------------
 
-    def _read_retries(self) -> None:
-        """Reads a partition of the retry topic only while something of it is not done and its budget has room."""
-        limit = self._limits.retry_records
-        wanted = {
-            tenure.partition: tenure
-            for tenure in self._tenures.values()
-            if not tenure.closing
-            and tenure.parked.total > 0
-            and tenure.retry.held < (limit if tenure.partition in self._retry_assigned else limit // 2 + 1)
-        }
-        if wanted == self._retry_assigned:
-            if not wanted:
-                return
-        elif self._retry_consumer is None:
-            self._retry_consumer = Consumer(
+    def _read_assigned(self) -> None:
+        """Reads what is assigned beside the group: the retry topic only while something of it is not done and its
+        budget has room, the side input while it has room."""
+        wanted = {track for tenure in self._tenures.values() for track in self._wanted(tenure)}
+        if not wanted and not self._side_tracks:
+            return
+        if self._side_consumer is None:
+            self._side_consumer = Consumer(
                 {
                     "queued.max.messages.kbytes": 1_024,
                     "fetch.wait.max.ms": 100,
@@ -336,14 +332,27 @@ class Reader(threading.Thread):
                 },
                 logger=log,
             )
-        consumer = self._retry_consumer
-        assert consumer is not None
-        if wanted != self._retry_assigned:
-            consumer.assign([TopicPartition(t.retry.topic, t.partition, t.retry.next_offset) for t in wanted.values()])
-            self._retry_assigned = wanted
+        consumer = self._side_consumer
+        if wanted != self._side_tracks:
+            consumer.assign([TopicPartition(track.topic, track.partition, track.next_offset) for track in wanted])
+            self._side_tracks = wanted
         messages = consumer.consume(self._limits.batch_records, 0)
         if messages:
-            self._feed(consumer, messages)
+            tracks = {(track.topic, track.partition): track for track in wanted}
+            self._feed(messages, lambda message: tracks.get((message.topic(), message.partition())))
+
+    def _wanted(self, tenure: Tenure) -> Iterator[Track]:
+        if tenure.closing:
+            return
+        limit = self._limits.retry_records
+        if tenure.parked.total > 0 and self._has_room(tenure.retry, limit):
+            yield tenure.retry
+        if tenure.side is not None and self._has_room(tenure.side, limit):
+            yield tenure.side
+
+    def _has_room(self, track: Track, limit: int) -> bool:
+        # Full at the limit, read again at half: every change of the assignment throws away what was fetched ahead.
+        return track.held < (limit if track in self._side_tracks else limit // 2 + 1)
 
     # -- rebalances -----------------------------------------------------------------------------------------
 
@@ -437,3 +446,14 @@ class Reader(threading.Thread):
             del self._tenures[tenure.partition]
         consumer.incremental_unassign([TopicPartition(t.input.topic, t.partition) for t in tenures])
         self._renew_membership()
+
+
+def _headers(message: Message) -> Headers:
+    try:
+        headers = message.headers()
+    except UnicodeDecodeError:
+        # A header name that is no UTF-8: the client cannot show it. Key and value survive; the decoder, which needs
+        # the envelope in the headers, will call the record poison.
+        log.warning("%s[%d]@%d: headers cannot be read", message.topic(), message.partition(), message.offset())
+        return ()
+    return tuple((name, content or b"") for name, content in headers or ())

@@ -15,6 +15,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from pipeline.config import Settings, client_config
 from pipeline.errors import BrokerUnavailable, ConfigError
+from pipeline.stream.committed import watermarks
+from pipeline.stream.transaction import Stopping
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,11 @@ class TopicReader:
 
     def bounds(self) -> dict[int, Bounds]:
         """The bounds of every partition now. ConfigError when there is no such topic."""
+        deadline = time.monotonic() + ANSWER_S
+
+        def late() -> bool:
+            return time.monotonic() > deadline
+
         try:
             found = self._consumer.list_topics(self.topic, ANSWER_S).topics[self.topic]
             if found.error is not None:
@@ -66,15 +73,14 @@ class TopicReader:
                     f"no topic {self.topic} ({found.error.str()}): make the topics with `lockgate topics apply`, "
                     "or name the right --environment"
                 )
-            marks = {
-                number: self._consumer.get_watermark_offsets(TopicPartition(self.topic, number), ANSWER_S)
+            return {
+                number: Bounds(*watermarks(self._consumer, (self.topic, number), late))
                 for number in sorted(found.partitions)
             }
         except KafkaException as error:
             raise self._no_answer(error.args[0].str()) from error
-        if None in marks.values():
-            raise self._no_answer("no offsets in time")
-        return {number: Bounds(*pair) for number, pair in marks.items()}
+        except Stopping:
+            raise self._no_answer(f"no offsets within {ANSWER_S:.0f} s") from None
 
     def read(self, starts: Mapping[int, int]) -> Iterator[Message]:
         """Every record from each partition's start to its end; those of one partition in order."""

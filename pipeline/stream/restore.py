@@ -14,10 +14,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from pipeline.errors import StageStopped
 from pipeline.stream.committed import Partition, fetch_committed, outsider, watermarks
-from pipeline.stream.exits import Route
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.progress import Progress
 from pipeline.stream.retry import ParkedKeys
+from pipeline.stream.route import Route
 from pipeline.stream.state import State
 from pipeline.stream.tenure import Tenure
 from pipeline.stream.transaction import Stopping
@@ -48,7 +48,7 @@ class Restorer:
             outsider(self.config, route.group) as consumer,
             outsider(self.config, route.group, "read_uncommitted") as looker,
         ):
-            wanted = [(topic, number) for topic in (route.input, route.retry) for number in numbers]
+            wanted = [(topic, number) for topic in route.read for number in numbers]
             committed = fetch_committed(consumer, wanted, self.stopping)
             progress = {at: self._start(looker, at, committed[at]) for at in wanted}
             states = {number: State(self.limits.identities) for number in numbers}
@@ -58,12 +58,10 @@ class Restorer:
             self._count_parked(consumer, looker, {n: progress[route.retry, n] for n in numbers}, parked)
         return [
             Tenure(
-                partition=number,
-                epoch=epoch,
-                input_topic=route.input,
-                input_progress=progress[route.input, number],
-                retry_topic=route.retry,
-                retry_progress=progress[route.retry, number],
+                route,
+                number,
+                epoch,
+                progress={topic: progress[topic, number] for topic in route.read},
                 parked=parked[number],
                 state=states[number],
             )
@@ -93,7 +91,9 @@ class Restorer:
         for message in self._read(consumer, looker, topic, starts):
             states[message.partition()].restore(message.key(), message.value())
 
-    def _count_parked(self, consumer: Consumer, progress: dict[int, Progress], parked: dict[int, ParkedKeys]) -> None:
+    def _count_parked(
+        self, consumer: Consumer, looker: Consumer, progress: dict[int, Progress], parked: dict[int, ParkedKeys]
+    ) -> None:
         starts = {number: done.base for number, done in progress.items()}
         for message in self._read(consumer, looker, self.route.retry, starts):
             number = message.partition()

@@ -20,7 +20,8 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import BrokerUnavailable, ConfigError
 from pipeline.stream.committer import Committer
-from pipeline.stream.exits import Decoder, Exits, Identify, Route
+from pipeline.stream.exits import Decoder, Exits, Identify
+from pipeline.stream.route import Route
 from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.reader import Reader
 from pipeline.stream.tenure import Tenure
@@ -176,7 +177,7 @@ class Stage:
             raise BrokerUnavailable(
                 f"Kafka at {self._config.get('bootstrap.servers')} does not answer: {failure.args[0].str()}"
             ) from failure
-        needed = [route.input, route.retry, route.dead_letter, *([route.state] if route.state else [])]
+        needed = [*route.read, route.dead_letter, *([route.state] if route.state else [])]
         missing = [topic for topic in needed if topic not in found]
         if missing:
             raise ConfigError(f"missing topics: {', '.join(missing)}. Create them: `lockgate topics apply`")

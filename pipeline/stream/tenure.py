@@ -1,14 +1,17 @@
 """The time during which this process owns one input partition, and all that it holds for it.
 
 A new assignment makes a new tenure: results of an older one are dropped by comparing objects, not numbers. Each
-tenure has two tracks with the same rules: the input partition and the same partition of the retry topic.
+tenure has tracks with the same rules: the input partition, the same partition of the retry topic, and of a side input
+where the stage has one.
 """
 
 from collections import deque
+from collections.abc import Mapping
 
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.progress import Progress
 from pipeline.stream.retry import ParkedKeys
+from pipeline.stream.route import Route
 from pipeline.stream.state import State
 
 
@@ -71,14 +74,17 @@ class Track:
         "released",
         "released_bytes",
         "restored",
+        "source",
         "stuck",
         "tenure",
         "topic",
     )
 
-    def __init__(self, tenure: "Tenure", topic: str, partition: int, progress: Progress) -> None:
+    def __init__(self, tenure: "Tenure", topic: str, source: str, partition: int, progress: Progress) -> None:
         self.tenure = tenure
         self.topic = topic
+        self.source = source
+        """Where its records came from, as topics.yaml names it: for the retry topic that is the input."""
         self.partition = partition
         self.progress = progress
         # What was done before this tenure; the reader skips it. The committer replaces `progress`, never this.
@@ -106,24 +112,40 @@ class Track:
 class Tenure:
     """One assignment of one partition. `alive` ends with it: what finishes later is dropped and counted."""
 
-    __slots__ = ("alive", "backing_off", "closing", "epoch", "input", "out", "parked", "partition", "retry", "state")
+    __slots__ = (
+        "alive",
+        "backing_off",
+        "closing",
+        "epoch",
+        "input",
+        "out",
+        "parked",
+        "partition",
+        "retry",
+        "side",
+        "state",
+        "tracks",
+    )
 
     def __init__(
         self,
-        *,
+        route: Route,
         partition: int,
         epoch: int,
-        input_topic: str,
-        input_progress: Progress,
-        retry_topic: str,
-        retry_progress: Progress,
+        *,
+        progress: Mapping[str, Progress],
         parked: ParkedKeys,
         state: State,
     ) -> None:
         self.partition = partition
         self.epoch = epoch
-        self.input = Track(self, input_topic, partition, input_progress)
-        self.retry = Track(self, retry_topic, partition, retry_progress)
+        self.input = Track(self, route.input, route.source, partition, progress[route.input])
+        self.retry = Track(self, route.retry, route.source, partition, progress[route.retry])
+        self.side: Track | None = None
+        self.tracks: tuple[Track, ...] = (self.input, self.retry)
+        if route.side is not None:
+            self.side = Track(self, route.side.topic, route.side.source, partition, progress[route.side.topic])
+            self.tracks += (self.side,)
         self.parked = parked
         self.state = state
         self.alive = True
@@ -133,11 +155,6 @@ class Tenure:
         """Records in the hands of agents (written by the event loop)."""
         self.backing_off = 0
         """Keys that wait in their lanes for another attempt (written by the event loop)."""
-
-    @property
-    def tracks(self) -> tuple[Track, Track]:
-        """Input and retry, in that order."""
-        return (self.input, self.retry)
 
     def settled(self) -> bool:
         """Whether all that was handed out is finished and committed."""

@@ -13,10 +13,11 @@ from random import Random
 from typing import Any, Protocol, assert_never
 
 from pipeline.errors import DecodeError, EncodeError, FailureClass, StepError
-from pipeline.outcome import Dead, Outcome, Retry
+from pipeline.outcome import Dead, Next, Outcome, Retry
 from pipeline.stream import exits as exit_records
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.exits import Decoder, Exits, Identify, Route
+from pipeline.stream.exits import Decoder, Exits, Identify
+from pipeline.stream.route import Route
 from pipeline.stream.identity import Fresh, Repeat, admit
 from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.output import Output
@@ -36,6 +37,7 @@ class Counters:
     retried: int = 0
     parked: int = 0
     duplicates: int = 0
+    superseded: int = 0
     overdue: int = 0
     requeued: int = 0
     epoch_drops: int = 0
@@ -287,6 +289,19 @@ class Window:
             self.counters.dead += 1
         self._finish(delivery, outputs)
 
+    def knows(self, delivery: Delivery, name: str) -> bool:
+        """Whether the stage remembers this name as used."""
+        return delivery.track.tenure.state.get(once_key(name)) is not None
+
+    def _claim(self, delivery: Delivery, name: str) -> bool:
+        """Whether the name was still free; it is taken now, in the transaction of this delivery."""
+        state = delivery.track.tenure.state
+        key = once_key(name)
+        if state.get(key) is not None:
+            return False
+        delivery.state_changes += state.put(key, b"%d" % round(self._clock.time() * 1000))
+        return True
+
     def _retry(self, delivery: Delivery, retry: Retry) -> None:
         tenure = delivery.track.tenure
         now_s = self._clock.time()
@@ -299,7 +314,7 @@ class Window:
             first_failure_s=delivery.first_failure_s,
             now_s=now_s,
             after_s=retry.after_s,
-            parked=delivery.track is tenure.retry,
+            parked=delivery.track is not tenure.input,
             lane_has_room=tenure.backing_off < limits.lane_keys,
             random=self._random,
         )
@@ -368,6 +383,11 @@ class Window:
             if not waiter.done():
                 waiter.set_result(None)
                 count -= 1
+
+
+def once_key(name: str) -> bytes:
+    """The state key of a name that may be used once."""
+    return b"once:" + name.encode("utf-8", "surrogatepass")
 
 
 def outcome_of(error: Exception) -> Outcome:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from pipeline.outcome import Next
-from pipeline.stream.exits import Route
+from pipeline.stream.route import Route
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.output import Output
 from pipeline.stream.stage import Stage

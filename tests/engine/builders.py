@@ -1,7 +1,7 @@
 """Parts of the engine made by hand: what the reader and the restorer make on a real broker."""
 
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.exits import Route
+from pipeline.stream.route import Route
 from pipeline.stream.progress import Progress
 from pipeline.stream.retry import ParkedKeys
 from pipeline.stream.state import State
@@ -28,12 +28,10 @@ def a_tenure(
     epoch: int = 1,
 ) -> Tenure:
     return Tenure(
-        partition=partition,
-        epoch=epoch,
-        input_topic=ROUTE.input,
-        input_progress=progress or Progress(0),
-        retry_topic=ROUTE.retry,
-        retry_progress=retry_progress or Progress(0),
+        ROUTE,
+        partition,
+        epoch,
+        progress={ROUTE.input: progress or Progress(0), ROUTE.retry: retry_progress or Progress(0)},
         parked=parked or ParkedKeys(),
         state=state or State(1_000),
     )

@@ -7,7 +7,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from agents.shell import StreamApp, run
 from pipeline.outcome import Next
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.exits import Route
+from pipeline.stream.route import Route
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.output import Output
 from pipeline.stream.stage import Stage
