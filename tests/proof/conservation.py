@@ -190,12 +190,13 @@ class _Examination:
             if place is None:
                 return None, f"names {origin} as its origin, where nothing was published"
         else:
+            # The source position first: an undecodable event that was published twice is two dead letters.
             place = None
-            if identity in self.by_identity:
-                return self.by_identity[identity][0], ""
             topic = record.header("lockgate_source_topic") or b""
             if self.topology.physical(topic.decode(errors="replace")) == self.topology.entrance:
                 place = _numbers(record, "lockgate_source_partition", "lockgate_source_offset")
+            elif identity in self.by_identity:
+                return self.by_identity[identity][0], ""
         published = None if place is None else self.publications.get(place)
         if published is None:
             return None, "names no event that was published"
