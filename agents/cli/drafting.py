@@ -29,8 +29,10 @@ class Draft:
 
     line: int
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: Headers
+    timestamp_ms: int = 0
+    """0: the time of sending."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Sends drafts to workflow-events: idempotent, acknowledged by all replicas, in order, with bounded memory.
+"""Sends drafts to a topic: idempotent, acknowledged by all replicas, in order, with bounded memory.
 
 The partition is murmur2 of the key, as every Java client has it by default: whoever else publishes for a subject
 comes to the same partition, which is what the order of the subject rests on.
@@ -108,7 +108,12 @@ def _produce(producer: Producer, topic: str, draft: Draft, count: _Count) -> Non
     while count.failure is None:
         try:
             producer.produce(
-                topic, key=draft.key, value=draft.value, headers=list(draft.headers), on_delivery=on_delivery
+                topic,
+                key=draft.key,
+                value=draft.value,
+                headers=list(draft.headers),
+                timestamp=draft.timestamp_ms,
+                on_delivery=on_delivery,
             )
         except BufferError:
             producer.poll(0.1)  # full: the broker sets the pace
