@@ -376,3 +376,22 @@ def test_an_empty_pipeline_proves_nothing_and_says_so():
 def test_stages_that_do_not_meet_are_refused():
     with pytest.raises(ValueError, match=r"reads lab\.workflow-inferred, but enrichment writes"):
         replace(ONE, stages=(ONE.stages[0], single(E, "validation").stages[0]))
+
+
+@pytest.mark.parametrize("missing", ["ce_source", "ce_id"])
+def test_half_an_identity_is_none_so_position_tells_events_apart(missing):
+    events = [replace(e, headers=tuple(h for h in e.headers if h[0] != missing)) for e in (E0, event(1, event_id="e0"))]
+    assert check(ONE, *events, *(onward(e) for e in events)).faults == {}
+
+
+@pytest.mark.parametrize("topic", [REVIEW, BLOCKED])
+def test_a_repeat_that_went_to_people_or_was_blocked_again_is_doubled(topic):
+    again = event(1, event_id="e0")
+    assert red(check(ONE, E0, again, onward(E0, topic), onward(again, topic))) == {"doubled", "contradicting"}
+
+
+def test_a_dead_letter_without_a_source_is_held_against_the_event_itself():
+    letter = kept(E0)
+    bare = tuple(h for h in letter.headers if h[0] != "lockgate_source_offset")
+    assert check(ONE, E0, replace(letter, headers=bare)).faults == {}
+    assert red(check(ONE, E0, replace(letter, headers=bare, value=b"other"))) == {"damaged"}
