@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
-from agents.app import build_app
+from agents.app import WORKFLOWS, build_app
 from agents.shell import run
 from agents.slot import claimed_slot
 from pipeline.config import Settings
@@ -14,15 +15,21 @@ log = logging.getLogger(__name__)
 
 
 def run_worker(
-    settings: Settings, bootstrap: str, stages: Sequence[str] | None = None, limits: StageLimits | None = None
+    settings: Settings,
+    bootstrap: str,
+    stages: Sequence[str] | None = None,
+    limits: StageLimits | None = None,
+    workflows: Path | None = None,
 ) -> None:
     """Returns after SIGTERM or SIGINT, with everything in flight drained or left for the next owner.
 
-    Raises LockgateError when a stage cannot go on; its text says why and what to do.
+    `workflows` is a folder of workflows; without it, those that ship with Lockgate are served. Raises LockgateError
+    when a stage cannot go on; its text says why and what to do.
     """
     with claimed_slot(settings) as slot:
         log.info("slot %s", slot)
-        failure = run(build_app(settings, bootstrap, stages, slot=slot, limits=limits))
+        app = build_app(settings, bootstrap, stages, slot=slot, limits=limits, workflows=workflows or WORKFLOWS)
+        failure = run(app)
     if failure is not None:
         if isinstance(failure, LockgateError):
             raise failure

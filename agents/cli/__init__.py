@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agents.cli import broker, dead_letters, decisions, lag, publish, topics, worker
+from agents.cli import broker, dead_letters, decisions, lag, publish, samples, topics, worker
 from agents.cli.invocation import Invocation
 from agents.cli.output import ExitCode, exit_code, say
 from pipeline.errors import LockgateError
@@ -80,6 +80,7 @@ for command in (
     broker.down,
     topics.topics,
     publish.publish,
+    samples.samples,
     worker.worker,
     decisions.decisions,
     dead_letters.dlq,

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
@@ -19,10 +20,24 @@ from pipeline.topics import STAGES
     "--stage", "stages", multiple=True, metavar="S", type=click.Choice(STAGES), help="Run this stage; repeatable."
 )
 @click.option("--processes", type=click.IntRange(1, 256), default=1, metavar="N", help="Share the work among N.")
+@click.option(
+    "--workflows",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Serve the workflows in DIR, one folder each, in place of those that ship with Lockgate.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write the log as JSON lines.")
 @click.option("--parent", type=int, hidden=True, help="A descriptor that ends when the starting process does.")
 @pass_invocation
-def worker(invocation: Invocation, stages: tuple[str, ...], processes: int, as_json: bool, parent: int | None) -> None:
+def worker(
+    invocation: Invocation,
+    *,
+    stages: tuple[str, ...],
+    processes: int,
+    workflows: Path | None,
+    as_json: bool,
+    parent: int | None,
+) -> None:
     """Run stages until SIGTERM or Ctrl-C: all of them, or those named with --stage.
 
     At the end, work in flight is finished within a few seconds; the rest is left to the next owner, nothing is lost.
@@ -34,6 +49,8 @@ def worker(invocation: Invocation, stages: tuple[str, ...], processes: int, as_j
 
         settings = invocation.connected()  # once, so that N children do not report one fault N times
         options = [*invocation.arguments(), "worker", *(part for stage in stages for part in ("--stage", stage))]
+        if workflows is not None:
+            options += ["--workflows", str(workflows)]
         click.get_current_context().exit(
             Children([*options, *(["--json"] if as_json else [])], processes, settings.slot).run()
         )
@@ -44,7 +61,7 @@ def worker(invocation: Invocation, stages: tuple[str, ...], processes: int, as_j
     assert settings.bootstrap_servers is not None
     from agents.worker import run_worker
 
-    run_worker(settings, settings.bootstrap_servers, stages or None)
+    run_worker(settings, settings.bootstrap_servers, stages or None, workflows=workflows)
 
 
 def _log_to_stderr(as_json: bool) -> None:

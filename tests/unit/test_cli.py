@@ -194,20 +194,28 @@ def test_a_reader_that_goes_away_is_no_noise():
 def run_worker(lockgate, monkeypatch):
     """What `run_worker` was called with; no worker is run."""
     calls = []
-    monkeypatch.setattr(agents.worker, "run_worker", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(
+        agents.worker, "run_worker", lambda *arguments, workflows: calls.append((*arguments, workflows))
+    )
     monkeypatch.setattr(Invocation, "connected", lambda self: self.settings())
     return calls
 
 
 def test_the_worker_runs_the_stages_that_are_named(lockgate, run_worker):
     assert lockgate("--bootstrap", "h:1", "worker", "--stage", "routing", "--stage", "inference").exit_code == 0
-    [(settings, bootstrap, stages)] = run_worker
+    [(settings, bootstrap, stages, _)] = run_worker
     assert (settings.environment, bootstrap, stages) == ("dev", "h:1", ("routing", "inference"))
 
 
 def test_the_worker_runs_all_stages_when_none_is_named(lockgate, run_worker):
     assert lockgate("--bootstrap", "h:1", "worker").exit_code == 0
     assert run_worker[0][2] is None
+
+
+def test_the_worker_serves_the_workflows_of_a_folder_when_one_is_named(lockgate, run_worker, tmp_path):
+    lockgate("--bootstrap", "h:1", "worker")
+    lockgate("--bootstrap", "h:1", "worker", "--workflows", str(tmp_path))
+    assert [workflows for *_, workflows in run_worker] == [None, tmp_path]
 
 
 def test_an_unknown_stage_is_a_usage_error(lockgate, run_worker):
@@ -218,7 +226,7 @@ def test_an_unknown_stage_is_a_usage_error(lockgate, run_worker):
 
 
 def test_a_stage_that_cannot_go_on_ends_the_worker_with_its_text(lockgate, run_worker, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise StageStopped("give it the ACLs")
 
     monkeypatch.setattr(agents.worker, "run_worker", fail)

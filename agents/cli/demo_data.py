@@ -1,0 +1,86 @@
+"""The sample messages and the context that ship with a workflow, as records that are ready to be sent.
+
+In the workflow's folder lie `samples.jsonl` (events as `lockgate publish` takes them), `samples-raw.jsonl` (records
+byte for byte, for what no right publisher would send) and `context/NAME.jsonl`, one for each topic `context-NAME`.
+A line of context is {"key": ..., "age_days": ..., "value": ...}: its record gets a timestamp of that age, so that what
+is stale is stale on whatever day it is published. The value null takes the key back.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from agents.cli.drafting import Draft, Drafting
+from agents.cli.mapping import RowIds, Unfit
+from agents.cli.sources import Form, open_input, read_table
+from pipeline.codec import Codec, json_text
+from pipeline.config import explain
+from pipeline.errors import ConfigError
+
+_DAY_MS = 86_400_000
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Context(_Line):
+    key: Annotated[str, Field(min_length=1)]
+    age_days: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    value: JsonValue
+
+
+class _Bytes(_Line):
+    key: Base64Bytes | None
+    value: Base64Bytes | None
+    headers: tuple[tuple[str, Base64Bytes], ...]
+
+
+class _Raw(_Line):
+    raw: _Bytes
+
+
+L = TypeVar("L", bound=_Line)
+
+
+def context_of(folder: Path, now_ms: int) -> list[tuple[str, Sequence[Draft]]]:
+    """The name of each context that a workflow brings along, with its records as they would be today."""
+    return [(file.stem, tuple(_context_drafts(file, now_ms))) for file in sorted(folder.glob("context/*.jsonl"))]
+
+
+def messages_of(folder: Path, max_bytes: int) -> Sequence[Draft]:
+    """The sample events as `lockgate publish` would write them, then the raw records, each in the order of its file."""
+    raw = folder / "samples-raw.jsonl"
+    return (*_event_drafts(folder / "samples.jsonl", max_bytes), *(_raw_drafts(raw) if raw.is_file() else ()))
+
+
+def _context_drafts(file: Path, now_ms: int) -> Iterator[Draft]:
+    for number, line in _lines(file, _Context):
+        value = None if line.value is None else json_text.dump(line.value).encode()
+        yield Draft(number, line.key.encode(), value, (), now_ms - round(line.age_days * _DAY_MS))
+
+
+def _event_drafts(file: Path, max_bytes: int) -> Iterator[Draft]:
+    drafting = Drafting(Codec(), Form.JSONL, None, {}, "ticket", max_bytes)
+    ids = RowIds()
+    with open_input(str(file)) as stream:
+        for row in read_table(stream, Form.JSONL, ",").rows:
+            try:
+                yield drafting.draft(row, ids)
+            except Unfit as fault:
+                raise ConfigError(f"{file}:{row.line}: {fault}") from None
+
+
+def _raw_drafts(file: Path) -> Iterator[Draft]:
+    for number, line in _lines(file, _Raw):
+        yield Draft(number, line.raw.key, line.raw.value, line.raw.headers)
+
+
+def _lines(file: Path, kind: type[L]) -> Iterator[tuple[int, L]]:
+    for number, text in enumerate(file.read_text("utf-8").rstrip("\n").split("\n"), start=1):
+        try:
+            yield number, kind.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(f"{file}:{number}: {explain(error)}") from None
