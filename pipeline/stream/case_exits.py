@@ -10,7 +10,17 @@ from typing import assert_never
 
 from pipeline.codec import Codec
 from pipeline.outcome import Blocked, Next, Review
-from pipeline.records import Audit, BlockedItem, Case, Decision, Headers, Position, ReviewItem, decision_id, identity_text
+from pipeline.records import (
+    Audit,
+    BlockedItem,
+    Case,
+    Decision,
+    Headers,
+    Position,
+    ReviewItem,
+    decision_id,
+    identity_text,
+)
 from pipeline.stream import output
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.output import Output

@@ -17,11 +17,11 @@ from pipeline.errors import FailureClass, StageStopped
 from pipeline.stream.committed import Partition
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.exits import dead_letter
-from pipeline.stream.route import Route
 from pipeline.stream.fitting import fitting_prefix
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.output import Output
 from pipeline.stream.progress import Progress
+from pipeline.stream.route import Route
 from pipeline.stream.tenure import Track
 from pipeline.stream.transaction import (
     BadOutput,
@@ -263,9 +263,9 @@ class Committer(threading.Thread):
         """
         chosen = _Round([], {}, set())
         room = self._round_limit
-        retries = [track for track in self._waiting if track is track.tenure.retry]
         inputs = [track for track in self._waiting if track is track.tenure.input]
-        for track in retries + inputs:
+        others = [track for track in self._waiting if track is not track.tenure.input]
+        for track in others + inputs:
             if not room:
                 break
             candidates = self._waiting[track]

@@ -20,10 +20,10 @@ from pipeline.records import Headers
 from pipeline.stream.committed import Partition, fetch_committed, outsider
 from pipeline.stream.committer import Membership
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.route import Route
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.progress import Progress
 from pipeline.stream.restore import Restorer
+from pipeline.stream.route import Route
 from pipeline.stream.tenure import Tenure, Track
 from pipeline.stream.transaction import Stopping
 from pipeline.stream.window import Counters, Window

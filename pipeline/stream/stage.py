@@ -21,9 +21,9 @@ from confluent_kafka.admin import AdminClient
 from pipeline.errors import BrokerUnavailable, ConfigError
 from pipeline.stream.committer import Committer
 from pipeline.stream.exits import Decoder, Exits, Identify
-from pipeline.stream.route import Route
 from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.reader import Reader
+from pipeline.stream.route import Route
 from pipeline.stream.tenure import Tenure
 from pipeline.stream.transaction import KafkaTransactions
 from pipeline.stream.window import Counters, Window

@@ -17,11 +17,11 @@ from pipeline.outcome import Dead, Next, Outcome, Retry
 from pipeline.stream import exits as exit_records
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.exits import Decoder, Exits, Identify
-from pipeline.stream.route import Route
 from pipeline.stream.identity import Fresh, Repeat, admit
 from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.output import Output
 from pipeline.stream.retry import Again, Exhausted, Park, after_failure
+from pipeline.stream.route import Route
 
 log = logging.getLogger(__name__)
 
@@ -281,7 +281,7 @@ class Window:
             if isinstance(outcome, Retry):
                 self._retry(delivery, outcome)
                 return
-            outputs = exit_records.conclude(self.route, self._exits, delivery, outcome, self._clock.time())
+            outputs = self._outputs(delivery, outcome)
         except Exception as error:  # noqa: BLE001 - a fault of ours: the record has left its agent and must end somewhere
             self._finish_faulty(delivery, error)
             return
@@ -289,18 +289,25 @@ class Window:
             self.counters.dead += 1
         self._finish(delivery, outputs)
 
+    def _outputs(self, delivery: Delivery, outcome: Outcome) -> tuple[Output, ...]:
+        now_s = self._clock.time()
+        once = outcome.once if isinstance(outcome, Next) else None
+        if isinstance(outcome, Next) and once is not None and self.knows(delivery, once):
+            self.counters.superseded += 1
+            return self._exits.superseded(delivery, outcome, now_s)
+        outputs = exit_records.conclude(self.route, self._exits, delivery, outcome, now_s)
+        if once is not None:  # not before its record is made: what cannot be written uses up no name
+            self._claim(delivery, once)
+        return outputs
+
     def knows(self, delivery: Delivery, name: str) -> bool:
         """Whether the stage remembers this name as used."""
         return delivery.track.tenure.state.get(once_key(name)) is not None
 
-    def _claim(self, delivery: Delivery, name: str) -> bool:
-        """Whether the name was still free; it is taken now, in the transaction of this delivery."""
+    def _claim(self, delivery: Delivery, name: str) -> None:
+        """The name is taken from now on, in the transaction of this delivery."""
         state = delivery.track.tenure.state
-        key = once_key(name)
-        if state.get(key) is not None:
-            return False
-        delivery.state_changes += state.put(key, b"%d" % round(self._clock.time() * 1000))
-        return True
+        delivery.state_changes += state.put(once_key(name), b"%d" % round(self._clock.time() * 1000))
 
     def _retry(self, delivery: Delivery, retry: Retry) -> None:
         tenure = delivery.track.tenure
