@@ -9,15 +9,18 @@ import pipeline.workflows
 from agents import enrichment, inference, routing, validation
 from agents.ports import Ports
 from agents.shell import StreamApp
+from agents.sources import context_views, start_before_stages
 from pipeline.codec import Codec
 from pipeline.config import Settings, client_config
 from pipeline.errors import ConfigError, DecodeError
+from pipeline.models.fallback import Fallback
 from pipeline.models.local import LocalModel
+from pipeline.models.rules import RulesModel
 from pipeline.records import Case, Event
 from pipeline.stream.case_exits import CaseExits
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.route import Route
 from pipeline.stream.limits import RetryLimits, StageLimits
+from pipeline.stream.route import Route
 from pipeline.stream.stage import LoopClock, Stage
 from pipeline.topics import load_topics
 from pipeline.workflow import Workflow, load_workflows
@@ -61,9 +64,12 @@ def build_app(
     if unknown := sorted(set(wanted) - CHAIN.keys()):
         raise ConfigError(f"unknown stage {', '.join(unknown)}; there are {', '.join(STAGES)}")
     declared = load_workflows(workflows)
-    ports = Ports(declared, _providers(declared, settings) if "inference" in wanted else {})
-    app = StreamApp(settings.environment)
     config = client_config(settings, **{"bootstrap.servers": bootstrap})
+    views = context_views(settings, config, load_topics(), declared.values()) if "enrichment" in wanted else {}
+    ports = Ports(declared, _providers(declared, settings) if "inference" in wanted else {}, views)
+    app = StreamApp(settings.environment)
+    start_before_stages(app, views)
+    app.after_stages.append(ports.close)
     codec = Codec()
     for name in wanted:
         app.add_stage(
@@ -74,8 +80,14 @@ def build_app(
     return app
 
 
-def _providers(workflows: Mapping[str, Workflow], settings: Settings) -> dict[str, LocalModel]:
-    return {workflow.name: LocalModel.start(workflow, settings.cache_dir) for workflow in workflows.values()}
+def _providers(workflows: Mapping[str, Workflow], settings: Settings) -> dict[str, Fallback]:
+    """The workflow's model, then its rules, if it has any."""
+    return {workflow.name: _chain(workflow, settings) for workflow in workflows.values()}
+
+
+def _chain(workflow: Workflow, settings: Settings) -> Fallback:
+    rules = [] if workflow.rules is None else [RulesModel.start(workflow)]
+    return Fallback([LocalModel.start(workflow, settings.cache_dir), *rules], workflow.deadline_s)
 
 
 def _stage(

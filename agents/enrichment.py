@@ -1,5 +1,6 @@
 """Enrichment moves: an event comes in, a case with its workflow, release and context goes out."""
 
+import time
 from collections.abc import AsyncIterator
 
 from agents.ports import Ports
@@ -16,5 +17,6 @@ def register(app: StreamApp, ports: Ports) -> None:
     async def enrichment(deliveries: AsyncIterator[Delivery]) -> None:
         async for delivery in deliveries:
             async with delivery:
-                origin = origin_of(delivery, "workflow-events")
-                delivery.resolve(enrich(delivery.record, origin, ports.workflows))
+                event, origin = delivery.record, origin_of(delivery, "workflow-events")
+                looked_up = await ports.look_up(event)
+                delivery.resolve(enrich(event, origin, ports.workflows, looked_up, round(time.time() * 1000)))

@@ -53,6 +53,12 @@ class StreamApp(faust.App):  # type: ignore[misc]
             store="memory://",
         )
         self.stages: dict[str, tuple[Stage, StageChannel, int]] = {}
+        self.before_stages: list[Callable[[], Awaitable[None]]] = []
+        """Called at the start, one after the other: no stage reads a record before they have returned."""
+        self.after_stages: list[Callable[[], Awaitable[None]]] = []
+        """Called at the end, when all is drained."""
+        self.watched: list[asyncio.Future[None]] = []
+        """The worker ends with the error of the first of these, as with that of a stage. Filled by `before_stages`."""
 
     def add_stage(self, stage: Stage, *, slots: int) -> None:
         """Takes a stage in. `slots` is how many records its agents may work on at a time."""
@@ -81,19 +87,22 @@ class StreamWorker(faust.Worker):  # type: ignore[misc]
 
     def __init__(self, app: StreamApp, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(app, loop=loop, quiet=True, override_logging=False, redirect_stdouts=False)
+        self._app = app
         self._stages = [stage for stage, _, _ in app.stages.values()]
         self._watch: asyncio.Task[None] | None = None
         self.failure: BaseException | None = None
 
     async def on_started(self) -> None:
         """Called by Faust when the app and its agents run."""
+        for prepare in self._app.before_stages:
+            await prepare()
         await asyncio.gather(*(stage.start() for stage in self._stages))
         self._watch = asyncio.create_task(self._end_on_failure())
         log.info("worker runs: %s", ", ".join(stage.route.stage for stage in self._stages))
         await super().on_started()  # waits until the worker is stopped
 
     async def _end_on_failure(self) -> None:
-        failures = [stage.failed for stage in self._stages if stage.failed is not None]
+        failures = [stage.failed for stage in self._stages if stage.failed is not None] + self._app.watched
         done, _ = await asyncio.wait(failures, return_when=asyncio.FIRST_COMPLETED)
         self.failure = next(iter(done)).exception()
         self._schedule_shutdown(signal.SIGTERM)
@@ -105,6 +114,8 @@ class StreamWorker(faust.Worker):  # type: ignore[misc]
     async def drain(self) -> None:
         """Lets what is in flight finish, within each stage's grace, and leaves the groups."""
         await asyncio.gather(*(stage.stop() for stage in self._stages))
+        for free in self._app.after_stages:
+            await free()
 
 
 def run(app: StreamApp) -> BaseException | None:

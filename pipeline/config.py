@@ -28,6 +28,9 @@ _VARIABLES = {
     "LOCKGATE_SLOT": "slot",
     "LOCKGATE_DATA_DIR": "data_dir",
     "LOCKGATE_CACHE": "cache_dir",
+    "LOCKGATE_CONTEXT_MAX_ENTRIES": "context_max_entries",
+    "LOCKGATE_CONTEXT_MAX_BYTES": "context_max_bytes",
+    "LOCKGATE_CONTEXT_PATIENCE_S": "context_patience_s",
     "KAFKA_BOOTSTRAP_SERVERS": "bootstrap_servers",
 }
 
@@ -57,6 +60,12 @@ class Settings(BaseModel):
     """What can be fetched again, such as the local broker's jars."""
     slot: Name | None = None
     """Stable, exclusive name of this process (a pod's name): part of its transactional ids."""
+    context_max_entries: Annotated[int, Field(ge=1)] = 1_000_000
+    """Keys of one context topic that a worker keeps in memory; with more of them it stops."""
+    context_max_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
+    """The same in bytes: keys, values, and 300 for each entry."""
+    context_patience_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 90.0
+    """How long a worker's start waits for a context topic that cannot be read on to its end."""
     kafka: dict[str, str | SecretStr] = Field(default_factory=dict)
     """Further librdkafka settings for every client, such as security.protocol."""
 

@@ -5,7 +5,8 @@ release: change a byte of any file and every record decided from then on carries
 """
 
 import csv
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from hashlib import sha256
 from io import StringIO
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.config import nearest, read_yaml
 from pipeline.errors import ConfigError
@@ -28,6 +29,32 @@ Priority: TypeAlias = Literal["urgent", "high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("urgent", "high", "normal", "low")
 ANSWER_FIELDS = ("intent", "queue", "priority", "action")
 """An answer is a JSON object with exactly these fields, each a string."""
+
+SUBJECT = "subject"
+"""In a reference: the subject of the event, never a field of its data."""
+CONTEXT_NOTES = "context_notes"
+"""Where a case keeps what was wrong with optional context. No source may have this name."""
+
+_AGE_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def _age(text: Any) -> Any:
+    if text == "forever":
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,8}) ?([smhd])", str(text))
+    if not found:
+        raise ValueError(f"{text!r} is no age: write 30m, 12h, 30d or forever")
+    return int(found[1]) * _AGE_UNITS_MS[found[2]]
+
+
+def _one_or_more(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else given
+
+
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+Reference = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}(\.[A-Za-z_][A-Za-z0-9_]{0,63})?$")]
+"""Where a text is taken from: `subject`, a field of the event's data, or `customer.product_id`, a field of context."""
+References = Annotated[tuple[Reference, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
 
 
 class Check(StrEnum):
@@ -80,6 +107,34 @@ class RetryRule(_Declared):
         return self
 
 
+class ContextRule(_Declared):
+    """What must be known around an event, and how well. One record is looked up by its key in one source."""
+
+    name: Name
+    """What the case calls it."""
+    source: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    """`customers` is the topic context-customers."""
+    key: Reference
+    required: bool
+    """Without it, people judge the case. What is not required may be missing: that is noted, and the case goes on."""
+    max_age: Annotated[int | None, BeforeValidator(_age)]
+    """In ms; None: however old. Counted from the timestamp that the owner of the record gave it."""
+    fields: Annotated[tuple[FieldName, ...], Field(min_length=1)]
+    """All that reaches the case, the model and the people. A record that lacks one of them is incomplete."""
+    same: Annotated[Mapping[FieldName, References], AfterValidator(MappingProxyType)] = MappingProxyType({})
+    """Fields of the record that must equal what is referred to, so that nobody is judged by another one's record."""
+
+    @property
+    def topic(self) -> str:
+        """The source's topic, as topics.yaml names it."""
+        return f"context-{self.source}"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every reference, the key first."""
+        return (self.key, *(reference for references in self.same.values() for reference in references))
+
+
 class Example(NamedTuple):
     """One message of the training file, and what it is about."""
 
@@ -99,6 +154,8 @@ class Workflow(_Declared):
     data: Annotated[Mapping[Name, DataField], Field(min_length=1), AfterValidator(MappingProxyType)]
     model_input: Name
     """The field of the data that a model reads."""
+    context: tuple[ContextRule, ...] = ()
+    """In the order of the lookups: a key may be taken from what was found before."""
     intents: Annotated[Mapping[Name, Intent], Field(min_length=2), AfterValidator(MappingProxyType)]
     fallback_intent: Name
     """The answer of a provider that recognises nothing: without confidence, so that it is never automatic."""
@@ -128,6 +185,7 @@ class Workflow(_Declared):
         read = self.data.get(self.model_input)
         if read is None or read.type != "string" or not read.required:
             faults.append(f"model_input {self.model_input} must be a required string among the data fields")
+        faults += _context_faults(self.context, self.data)
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -151,6 +209,38 @@ class Workflow(_Declared):
             "priority": route.priority,
             "action": route.action,
         }
+
+
+def _context_faults(rules: tuple[ContextRule, ...], data: Mapping[str, DataField]) -> Iterator[str]:
+    before: dict[str, ContextRule] = {}
+    for rule in rules:
+        if rule.name in before:
+            yield f"context {rule.name} is declared twice"
+        if rule.name in (SUBJECT, CONTEXT_NOTES):
+            yield f"context {rule.name} must have another name: this one has a meaning of its own"
+        if len(set(rule.fields)) < len(rule.fields):
+            yield f"context {rule.name} names a field twice"
+        for reference in rule.references:
+            if fault := _reference_fault(rule, reference, before, data):
+                yield f"context {rule.name}: {reference}: {fault}"
+        before[rule.name] = rule
+
+
+def _reference_fault(
+    rule: ContextRule, reference: str, before: Mapping[str, ContextRule], data: Mapping[str, DataField]
+) -> str | None:
+    name, dot, field = reference.partition(".")
+    if not dot:
+        if name != SUBJECT and (name not in data or data[name].type != "string"):
+            return f"must be {SUBJECT}, or a string among the data fields"
+        return None
+    if name not in before:
+        return f"no context {name} is declared above it"
+    if field not in before[name].fields:
+        return f"{field} is not among the fields of {name}"
+    if rule.required and not before[name].required:
+        return f"required, but {name} is not: one of them must change"
+    return None
 
 
 def load_workflow(folder: Path) -> Workflow:

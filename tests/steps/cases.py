@@ -6,10 +6,33 @@ from hypothesis import strategies as st
 
 import pipeline.workflows
 from pipeline.records import Case, CheckResult, ContextField, Event, Inference, Position, Verdict
-from pipeline.workflow import Check, load_workflow
+from pipeline.steps.enrich import Found, Missing, Unreadable
+from pipeline.workflow import Check, ContextRule, load_workflow
 
-WORKFLOW = load_workflow(Path(pipeline.workflows.__file__).parent / "ticket_triage")
+_SHIPPED = load_workflow(Path(pipeline.workflows.__file__).parent / "ticket_triage")
+WORKFLOW = _SHIPPED.model_copy(update={"context": ()})
 WORKFLOWS = {WORKFLOW.event_type: WORKFLOW}
+
+CUSTOMER = ContextRule(
+    name="customer",
+    source="customers",
+    key="customer_id",
+    required=True,
+    max_age="30d",
+    fields=["customer_id", "tier", "product_id"],
+    same={"customer_id": ["customer_id", "subject"]},
+)
+PRODUCT = ContextRule(
+    name="product",
+    source="products",
+    key="customer.product_id",
+    required=False,
+    max_age="365d",
+    fields=["name"],
+    same={"product_id": "customer.product_id"},
+)
+WITH_CONTEXT = WORKFLOW.model_copy(update={"context": (CUSTOMER, PRODUCT)})
+NOW_MS = 1_748_772_000_000
 
 EVENT = Event(
     source="bank/chat",
@@ -103,6 +126,22 @@ _near_cases = st.builds(
 )
 
 cases = _near_cases | _any_cases
+
+
+def as_looked_up(context):
+    """Found, missing or unreadable by what the fields of a case hold: often under the names that are asked for."""
+    names = ("customer", "product")
+    found = {}
+    for number, field in enumerate(context):
+        match field.value:
+            case dict():
+                looked_up = Found({**field.value, "customer_id": "customer-7"}, field.age_ms, field.source)
+            case None:
+                looked_up = Missing(field.source)
+            case _:
+                looked_up = Unreadable(field.age_ms, field.source)
+        found[names[number]] = looked_up
+    return found
 
 
 class Provider:

@@ -13,10 +13,24 @@ from pipeline.steps.enrich import enrich
 from pipeline.steps.infer import infer
 from pipeline.steps.route import route
 from pipeline.steps.validate import validate
-from tests.steps.cases import ENRICHED, INFERENCE, WORKFLOW, WORKFLOWS, Provider, cases, finish
+from tests.steps.cases import (
+    ENRICHED,
+    INFERENCE,
+    NOW_MS,
+    WITH_CONTEXT,
+    WORKFLOW,
+    WORKFLOWS,
+    Provider,
+    as_looked_up,
+    cases,
+    finish,
+)
 
 STEPS = {
-    "enrich": lambda case: enrich(case.event, case.origin, WORKFLOWS, case.context),
+    "enrich": lambda case: enrich(case.event, case.origin, WORKFLOWS, {}, NOW_MS),
+    "enrich-with-context": lambda case: enrich(
+        case.event, case.origin, {WORKFLOW.event_type: WITH_CONTEXT}, as_looked_up(case.context), NOW_MS
+    ),
     "infer": lambda case: finish(infer(case, Provider(INFERENCE))),
     **{
         f"infer-{failure}": lambda case, failure=failure: finish(infer(case, Provider(StepError("why", failure))))
