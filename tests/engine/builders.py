@@ -1,9 +1,9 @@
 """Parts of the engine made by hand: what the reader and the restorer make on a real broker."""
 
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.route import Route
 from pipeline.stream.progress import Progress
 from pipeline.stream.retry import ParkedKeys
+from pipeline.stream.route import Route
 from pipeline.stream.state import State
 from pipeline.stream.tenure import Tenure, Track
 

@@ -10,4 +10,4 @@ quick = settings(
     max_examples=100,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-machine = settings(quick, max_examples=60, stateful_step_count=50)
+machine = settings(quick, max_examples=150, stateful_step_count=50)
