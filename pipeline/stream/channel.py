@@ -35,7 +35,7 @@ class WindowQueue:
         assert delivery is not None
         return delivery
 
-    def _throw(self, error: BaseException) -> None:
+    def _throw(self, _error: BaseException) -> None:
         """Faust ends the iteration of its agents this way, at shutdown: nothing more is handed out."""
         self._window.end()
 
@@ -53,11 +53,11 @@ class StageChannel(Channel):  # type: ignore[misc]
         """The window, as Faust's iterator wants to see it."""
         return self._front
 
-    def clone(self, *, is_iterator: bool | None = None, **_: Any) -> "StageChannel":
+    def clone(self, **_: Any) -> "StageChannel":
         """Itself: agents that share a channel share its window."""
         return self
 
-    def clone_using_queue(self, queue: Any) -> "StageChannel":
+    def clone_using_queue(self, _queue: Any) -> "StageChannel":
         """Itself: there is one window."""
         return self
 

@@ -9,7 +9,7 @@ deadline, a cancellation or a forgotten `resolve` never loses it.
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.outcome import Outcome
 from pipeline.records import Headers
@@ -96,13 +96,13 @@ class Delivery:
         """Whether `name` was used as `Next.once` by an earlier record of this partition, within the state's limits."""
         return self.window.knows(self, name)
 
-    async def __aenter__(self) -> "Delivery":
+    async def __aenter__(self) -> Self:
         self.entered = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | Literal[False]:
+    ) -> bool:
         return self.window.settle(self, error)
 
     def renewed(self) -> "Delivery":

@@ -21,8 +21,8 @@ _PASSING = (
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.REQUEST_TIMED_OUT,
-    KafkaError._TIMED_OUT,  # noqa: SLF001 - the client's own names for its own errors
-    KafkaError._TRANSPORT,  # noqa: SLF001
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
 )
 
 
@@ -88,7 +88,7 @@ def _first_undone(
                 if error is None:
                     if message.offset() < high and not progress.is_done(message.offset()):
                         return f"offset {message.offset()} is not done"
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's own name for it
+                elif error.code() == KafkaError._PARTITION_EOF:
                     # read_committed ends where the oldest open transaction begins
                     return None if message.offset() >= high else "a transaction is still open"
                 else:

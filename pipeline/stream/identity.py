@@ -45,9 +45,8 @@ def admit(
     identity = _digest(source.encode("utf-8", "surrogatepass"), event_id.encode("utf-8", "surrogatepass"))
     content = _digest(key, value)
     known = state.get(identity)
-    if known is not None:
-        if now_ms - _taken_ms(known) <= horizon_ms:
-            return Repeat.DUPLICATE if known[:16] == content else Repeat.CONFLICT
+    if known is not None and now_ms - _taken_ms(known) <= horizon_ms:
+        return Repeat.DUPLICATE if known[:16] == content else Repeat.CONFLICT
     changes = state.put(identity, content + pack(">q", now_ms))
     oldest = state.oldest()
     if oldest is not None and now_ms - _taken_ms(oldest[1]) > horizon_ms:

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 EXACT_UP_TO = 10_000
 _LONG_RUN = 2_000
 """A run of done records that is longer than this is jumped over, not read."""
-_END = KafkaError._PARTITION_EOF  # noqa: SLF001 - the client's own names for its own errors
-_EXPIRED = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
+_END = KafkaError._PARTITION_EOF
+_EXPIRED = KafkaError._AUTO_OFFSET_RESET
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,13 +61,7 @@ def find_places(settings: Settings, codec: Codec) -> Places:
         published = (message.partition(), message.offset())
         identity_of[published] = identity(message) or f"workflow-events[{published[0]}]@{published[1]}"
     claims = _Claims(identity_of)
-    decided = Counter[At]()
-    for message in _all(settings, "decisions"):
-        at = claims.origin(message)
-        if at is not None and codec.decode_decision(message.value()).revision == 1:
-            decided[at] += 1
-            claims.add(at, "decision")
-    claims.faults += [f"{identity_of[at]}: {count} decisions" for at, count in decided.items() if count > 1]
+    decided = _claim_decisions(settings, codec, claims)
     for message in _all(settings, "human-review"):
         if (about := claims.origin(message)) is not None and about not in decided:
             claims.add(about, "open_review")
@@ -80,6 +74,18 @@ def find_places(settings: Settings, codec: Codec) -> Places:
         if codec.decode_audit(message.value()).kind == "duplicate":
             claims.add(claims.origin(message), "duplicate")
     return claims.settled(_waiting(settings, claims))
+
+
+def _claim_decisions(settings: Settings, codec: Codec, claims: "_Claims") -> set[At]:
+    """Claims a decision for each first revision. Corrections have no place of their own: they supersede one."""
+    decided = Counter[At]()
+    for message in _all(settings, "decisions"):
+        at = claims.origin(message)
+        if at is not None and codec.decode_decision(message.value()).revision == 1:
+            decided[at] += 1
+            claims.add(at, "decision")
+    claims.faults += [f"{claims.name(at)}: {count} decisions" for at, count in decided.items() if count > 1]
+    return set(decided)
 
 
 class _Claims:
@@ -99,6 +105,10 @@ class _Claims:
             self.faults.append(f"{message.topic()}[{message.partition()}]@{message.offset()}: no event explains it")
             return None
         return at
+
+    def name(self, at: At) -> str:
+        """The identity of the event at a position."""
+        return self._identity_of[at]
 
     def add(self, at: At | None, place: Place) -> None:
         if at is not None:

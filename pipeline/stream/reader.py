@@ -314,7 +314,8 @@ class Reader(threading.Thread):
 
     def _read_assigned(self) -> None:
         """Reads what is assigned beside the group: the retry topic only while something of it is not done and its
-        budget has room, the side input while it has room."""
+        budget has room, the side input while it has room.
+        """
         wanted = {track for tenure in self._tenures.values() for track in self._wanted(tenure)}
         if not wanted and not self._side_tracks:
             return

@@ -24,14 +24,14 @@ ANSWER_S = 30.0
 """How long the broker may be silent before the reader gives up."""
 _SILENT = frozenset(
     {
-        KafkaError._MSG_TIMED_OUT,  # noqa: SLF001 - the client's own names for its own errors
-        KafkaError._TIMED_OUT,  # noqa: SLF001
-        KafkaError._TRANSPORT,  # noqa: SLF001
-        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
         KafkaError.REQUEST_TIMED_OUT,
     }
 )
-_END = KafkaError._PARTITION_EOF  # noqa: SLF001
+_END = KafkaError._PARTITION_EOF
 _BATCH = 1000
 _POLL_S = 0.1
 

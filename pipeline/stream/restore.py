@@ -87,7 +87,7 @@ class Restorer:
         return committed
 
     def _read_states(self, consumer: Consumer, looker: Consumer, topic: str, states: dict[int, State]) -> None:
-        starts = {number: 0 for number in states}
+        starts = dict.fromkeys(states, 0)
         for message in self._read(consumer, looker, topic, starts):
             states[message.partition()].restore(message.key(), message.value())
 
@@ -114,20 +114,26 @@ class Restorer:
                 if self.stopping():
                     raise Stopping
                 for message in consumer.consume(1000, 0.05):
-                    error = message.error()
                     number = message.partition()
-                    if error is None:
-                        if number in left and message.offset() < left[number]:
-                            yield message
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        # The end that read_committed can see: below `high` while a transaction is undecided.
-                        if number in left and message.offset() >= left[number]:
-                            del left[number]
-                    elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                        raise StageStopped(f"{topic}[{number}] was cut while it was read: {error.str()}")
-                    elif error.fatal():
-                        raise KafkaException(error)
-                    else:
-                        log.info("restoring %s: %s", topic, error.str())
+                    if message.error() is not None:
+                        # The end is the one that read_committed can see: below the one wanted while a transaction
+                        # is undecided.
+                        if _is_end(message, topic) and message.offset() >= left.get(number, 0):
+                            left.pop(number, None)
+                    elif message.offset() < left.get(number, 0):
+                        yield message
         finally:
             consumer.unassign()
+
+
+def _is_end(message: Message, topic: str) -> bool:
+    """Whether an event of the client is the end of a partition. Raises on what cannot be read on from."""
+    error: KafkaError = message.error()
+    if error.code() == KafkaError._PARTITION_EOF:
+        return True
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise StageStopped(f"{topic}[{message.partition()}] was cut while it was read: {error.str()}")
+    if error.fatal():
+        raise KafkaException(error)
+    log.info("restoring %s: %s", topic, error.str())
+    return False

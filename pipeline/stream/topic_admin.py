@@ -33,9 +33,9 @@ REQUEST_TIMEOUT_S = 20.0
 VISIBLE_TIMEOUT_S = 30.0
 _NO_ANSWER = (
     KafkaError.REQUEST_TIMED_OUT,
-    KafkaError._TIMED_OUT,  # noqa: SLF001 - the client's own names for its own errors
-    KafkaError._TRANSPORT,  # noqa: SLF001
-    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
 )
 
 

@@ -94,7 +94,7 @@ SLOW_S = 0.3
 """What is not delivered after this long makes the client be asked whether something failed."""
 
 
-class Stopping(Exception):  # noqa: N818 - not an error: the process is to end
+class Stopping(Exception):
     """The process is to end; a call that would have waited gave up. Nothing is lost: nothing was committed."""
 
 

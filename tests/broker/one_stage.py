@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from pipeline.outcome import Next
-from pipeline.stream.route import Route
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.output import Output
+from pipeline.stream.route import Route
 from pipeline.stream.stage import Stage
 
 FAST = {"session_timeout_s": 6.0, "revoke_grace_s": 2.0, "stop_grace_s": 3.0}

@@ -370,7 +370,7 @@ def test_a_stage_without_its_topics_says_what_to_do(kafka, environment):
         async with running(kafka, Names(environment), passes):
             pass
 
-    with pytest.raises(ConfigError, match="missing topics: .*lockgate topics apply"):
+    with pytest.raises(ConfigError, match=r"missing topics: .*lockgate topics apply"):
         asyncio.run(scenario())
 
 
@@ -379,7 +379,7 @@ def test_a_stage_without_a_broker_says_which_one_is_silent(environment):
         async with running("127.0.0.1:1", Names(environment), passes):
             pass
 
-    with pytest.raises(BrokerUnavailable, match="127.0.0.1:1 does not answer"):
+    with pytest.raises(BrokerUnavailable, match=r"127.0.0.1:1 does not answer"):
         asyncio.run(scenario())
 
 

@@ -22,9 +22,9 @@ from confluent_kafka import Consumer, TopicPartition
 from agents.shell import StreamApp, run
 from pipeline.errors import DecodeError
 from pipeline.outcome import Next, Retry
-from pipeline.stream.route import Route
 from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.output import Output
+from pipeline.stream.route import Route
 from pipeline.stream.stage import Stage
 
 

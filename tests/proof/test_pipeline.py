@@ -38,7 +38,9 @@ class Pipeline:
     def __init__(self, direct, environment, crew, folder):
         self.direct, self.environment, self.crew, self.folder = direct, environment, crew, folder
         apply = [sys.executable, "-m", "agents.cli", "--environment", environment, "--bootstrap", direct]
-        done = subprocess.run([*apply, "topics", "apply", "--replication", "1"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [*apply, "topics", "apply", "--replication", "1"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stderr
         self.topology = chain(environment, duplicates())
 
