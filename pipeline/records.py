@@ -4,6 +4,7 @@ Free-form parts (the event's data, a context value, a model's answer) are plain 
 they are JSON text inside an Avro field, so that adding a workflow changes no schema of ours.
 """
 
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -133,7 +134,12 @@ def identity_text(source: str, event_id: str) -> str:
 
 def decision_id(event: Event, workflow: str, revision: int) -> str:
     """Hash of (identity, workflow, revision): 32 hex digits, equal for equal arguments on every machine."""
-    return sha256(f"{event.identity}\n{workflow}\n{revision}".encode()).hexdigest()[:32]
+    return revision_id(event.identity, workflow, revision)
+
+
+def revision_id(identity: str, workflow: str, revision: int) -> str:
+    """The same, where the identity is at hand and the event is not."""
+    return sha256(f"{identity}\n{workflow}\n{revision}".encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +158,73 @@ class BlockedItem:
 
     control: str
     case: Case
+
+
+NO_ACTION = "none"
+"""The action of a decision that lets nothing happen. Always permitted, whatever a workflow allows."""
+
+
+class VerdictKind(StrEnum):
+    """What a person, or the clock, said about an item."""
+
+    APPROVE = "approve"  # the proposed answer is right
+    MODIFY = "modify"  # another answer is
+    REJECT = "reject"  # nothing shall happen
+    EXPIRE = "expire"  # nobody answered in time, which is not a rejection
+    CORRECT = "correct"  # a decision was wrong: a new revision of it
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewVerdict:
+    """What was said about one item, with the item itself, so that it can be judged without looking anything up."""
+
+    review_id: str
+    """Of the review; for a correction, the decision_id of the decision that was wrong."""
+    kind: VerdictKind
+    answer: dict[str, Json] | None
+    """The whole answer, for MODIFY and CORRECT."""
+    reviewer: str | None
+    """None for the clock."""
+    reason: str
+    decided_ms: int
+    revision: int
+    """Of the decision that it makes: 1 for a review, one more than before for a correction."""
+    item: str
+    """The value of the human-review record (for a correction: of the decision) as it lay, in base64."""
+    digest: str
+    """SHA-256 of those bytes, in hex."""
+
+    @property
+    def item_bytes(self) -> bytes:
+        """The item as it lay. ValueError when `item` is no base64 or does not fit the digest."""
+        content = b64decode(self.item, validate=True)
+        if sha256(content).hexdigest() != self.digest:
+            raise ValueError("the item is not the one that was digested")
+        return content
+
+
+def enclosed(item: bytes) -> tuple[str, str]:
+    """An item as a verdict carries it: in base64, and its digest."""
+    return b64encode(item).decode(), sha256(item).hexdigest()
+
+
+class OutcomeKind(StrEnum):
+    """What became of a decision downstream."""
+
+    EXECUTED = "executed"
+    REJECTED = "rejected"  # downstream refused it
+    REVERSED = "reversed"  # done, and taken back
+    REWORKED = "reworked"  # done again, differently
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionOutcome:
+    """What a downstream system reports of one decision."""
+
+    decision_id: str
+    revision: int
+    outcome: OutcomeKind
+    cost: float | None
+    """In the currency that the workflow's owner counts in; None when it is not known."""
+    at_ms: int
+    reported_by: str

@@ -250,10 +250,10 @@ def _faults(topic: Topic, shared: int) -> Iterator[str]:
 
 def _too_small(topics: Mapping[str, Topic]) -> Iterator[str]:
     """Whatever may lie in a stage's input must fit its retry topic and the dead letters, headers added."""
-    for stage, source in STAGE_INPUT.items():
-        for target in (f"retry-{stage}", "dead-letter"):
-            if source not in topics or target not in topics:
-                continue
-            needed = topics[source].max_message + HEADER_ROOM
-            if topics[target].max_message < needed:
-                yield f"{target}: max_message must be {needed} B or more, to take every record of {source}"
+    pairs = [(source, target) for stage, source in STAGE_INPUT.items() for target in (f"retry-{stage}", "dead-letter")]
+    for source, target in (*pairs, (VERDICTS, "dead-letter")):
+        if source not in topics or target not in topics:
+            continue
+        needed = topics[source].max_message + HEADER_ROOM
+        if topics[target].max_message < needed:
+            yield f"{target}: max_message must be {needed} B or more, to take every record of {source}"

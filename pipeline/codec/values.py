@@ -19,15 +19,19 @@ from pipeline.records import (
     CheckResult,
     ContextField,
     Decision,
+    DecisionOutcome,
     Event,
     Inference,
     Json,
+    OutcomeKind,
     Position,
     ReviewItem,
+    ReviewVerdict,
     Verdict,
+    VerdictKind,
 )
 
-Value: TypeAlias = Case | Decision | ReviewItem | BlockedItem | Audit
+Value: TypeAlias = Case | Decision | ReviewItem | BlockedItem | Audit | ReviewVerdict | DecisionOutcome
 V = TypeVar("V", bound=Value)
 
 SCHEMA_OF: dict[type, str] = {
@@ -36,8 +40,10 @@ SCHEMA_OF: dict[type, str] = {
     ReviewItem: "review",
     BlockedItem: "blocked",
     Audit: "audit",
+    ReviewVerdict: "review_verdict",
+    DecisionOutcome: "decision_outcome",
 }
-_PARTS = (Event, Position, ContextField, Inference, CheckResult, Verdict)
+_PARTS = (Event, Position, ContextField, Inference, CheckResult, Verdict, VerdictKind, OutcomeKind)
 KINDS: dict[str, type] = {kind.__name__: kind for kind in (*SCHEMA_OF, *_PARTS)}
 """Every named type of the schemas above, by its name in Avro."""
 
@@ -97,6 +103,14 @@ class Codec:
     def decode_audit(self, data: bytes) -> Audit:
         """The audit record in these bytes. DecodeError when there is none."""
         return self._decode(data, Audit)
+
+    def decode_verdict(self, data: bytes) -> ReviewVerdict:
+        """The verdict of people or of the clock in these bytes. DecodeError when there is none."""
+        return self._decode(data, ReviewVerdict)
+
+    def decode_outcome(self, data: bytes) -> DecisionOutcome:
+        """What was reported of a decision in these bytes. DecodeError when there is none."""
+        return self._decode(data, DecisionOutcome)
 
     def decode_event(self, value: bytes | None, headers: RawHeaders, key: bytes | None) -> Event:
         """The event in a record of workflow-events, by the rules of `pipeline.codec.entrance`."""

@@ -9,11 +9,15 @@ from pipeline.records import (
     CheckResult,
     ContextField,
     Decision,
+    DecisionOutcome,
     Event,
     Inference,
+    OutcomeKind,
     Position,
     ReviewItem,
+    ReviewVerdict,
     Verdict,
+    VerdictKind,
 )
 
 LONG = st.integers(-(2**63), 2**63 - 1)
@@ -66,3 +70,16 @@ decisions = st.builds(
 reviews = st.builds(ReviewItem, text, tuple_of(text), cases, LONG)
 blocked = st.builds(BlockedItem, text, cases)
 audits = st.builds(Audit, text, text, text, positions, LONG, st.dictionaries(text, text, max_size=4))
+verdicts = st.builds(
+    ReviewVerdict,
+    review_id=text,
+    kind=st.sampled_from(VerdictKind),
+    answer=st.none() | json_object,
+    reviewer=st.none() | text,
+    reason=text,
+    decided_ms=LONG,
+    revision=INT,
+    item=text,
+    digest=text,
+)
+outcomes = st.builds(DecisionOutcome, text, INT, st.sampled_from(OutcomeKind), st.none() | NUMBER, LONG, text)

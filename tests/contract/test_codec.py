@@ -22,6 +22,8 @@ DECODERS = {
     "review": CODEC.decode_review,
     "blocked": CODEC.decode_blocked,
     "audit": CODEC.decode_audit,
+    "review_verdict": CODEC.decode_verdict,
+    "decision_outcome": CODEC.decode_outcome,
 }
 DRAWN = [
     ("case", values.cases),
@@ -29,6 +31,8 @@ DRAWN = [
     ("review", values.reviews),
     ("blocked", values.blocked),
     ("audit", values.audits),
+    ("review_verdict", values.verdicts),
+    ("decision_outcome", values.outcomes),
 ]
 SECRET = "4111-1111-1111-1111"
 CASE = Case(

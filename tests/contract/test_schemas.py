@@ -31,6 +31,8 @@ DECODE = {
     "review": CODEC.decode_review,
     "blocked": CODEC.decode_blocked,
     "audit": CODEC.decode_audit,
+    "review_verdict": CODEC.decode_verdict,
+    "decision_outcome": CODEC.decode_outcome,
 }
 
 

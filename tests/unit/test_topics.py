@@ -161,6 +161,7 @@ def test_a_topic_of_ones_own_may_be_added(declared):
         (change_topic("decisions", replication="default"), "topics.decisions.replication"),
         (change_topic("state-<stage>", cleanup="delete"), "state-inference: must be compacted"),
         (change_topic("dead-letter", max_message="1 MiB"), "dead-letter: max_message must be"),
+        (change_topic("review-verdicts", max_message="6 MiB"), "dead-letter: max_message must be 6356992 B or more"),
         (change_topic("retry-<stage>", max_message="2 MiB"), "retry-inference: max_message must be 2162688 B or more"),
         (lambda c: c["topics"].pop("blocked"), "blocked is missing: the stages need it"),
         (lambda c: c["topics"].update(Bad_Name=c["topics"]["audit"]), "'Bad_Name' is no topic name"),

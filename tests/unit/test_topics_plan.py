@@ -55,7 +55,7 @@ def test_a_missing_topic_is_made_as_declared():
 def test_a_setting_that_differs_is_changed():
     other = existing("decisions", settings=TOPICS["decisions"].kafka_settings(3) | {"retention.ms": "1"})
     plan = decide(cluster(decisions=other), TOPICS, "dev")
-    assert plan.lines() == ["~ dev.decisions: retention.ms 1 -> 2592000000"]
+    assert plan.lines() == ["~ dev.decisions: retention.ms 1 -> 7776000000"]
 
 
 @pytest.mark.parametrize(
