@@ -35,7 +35,11 @@ def start_before_stages(app: StreamApp, views: Mapping[str, TopicView]) -> None:
     """The app's stages start when all views are caught up, and the worker ends when one of them fails."""
 
     async def start() -> None:
-        await asyncio.gather(*(view.start() for view in views.values()))
+        try:
+            await asyncio.gather(*(view.start() for view in views.values()))
+        except BaseException:
+            await asyncio.gather(*(view.close() for view in views.values()))
+            raise
         app.watched += [view.failed for view in views.values() if view.failed is not None]
 
     app.before_stages.append(start)

@@ -121,7 +121,9 @@ class ContextRule(_Declared):
     """In ms; None: however old. Counted from the timestamp that the owner of the record gave it."""
     fields: Annotated[tuple[FieldName, ...], Field(min_length=1)]
     """All that reaches the case, the model and the people. A record that lacks one of them is incomplete."""
-    same: Annotated[Mapping[FieldName, References], AfterValidator(MappingProxyType)] = MappingProxyType({})
+    same: Annotated[Mapping[FieldName, References], AfterValidator(MappingProxyType)] = Field(
+        default_factory=lambda: MappingProxyType({})
+    )
     """Fields of the record that must equal what is referred to, so that nobody is judged by another one's record."""
 
     @property

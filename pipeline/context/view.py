@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -40,10 +40,10 @@ _PASSING = frozenset(
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.REQUEST_TIMED_OUT,
-        KafkaError._TIMED_OUT,  # noqa: SLF001 - the client's own names for its own errors
-        KafkaError._TRANSPORT,  # noqa: SLF001
-        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._RESOLVE,
     }
 )
 
@@ -72,33 +72,17 @@ class TopicView:
         """Returns when everything is read that the topic held at the call, transactions that were open then included.
 
         Raises ConfigError when there is no such topic or it keeps the broker's time, BrokerUnavailable when nobody
-        answers, StageStopped at a limit or when the end is not reached in time.
+        answers, StageStopped at a limit or when the end is not reached in time; it is cancelled by `close`.
         """
         loop = asyncio.get_running_loop()
         self.failed = failed = loop.create_future()
         ready = loop.create_future()
-
-        def tell(future: asyncio.Future[None], failure: BaseException | None) -> None:
-            if not future.done():
-                future.set_exception(failure) if failure else future.set_result(None)
-
-        def run() -> None:
-            failure: BaseException | None = None
-            try:
-                self._read(lambda: loop.call_soon_threadsafe(tell, ready, None))
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the stage must not go on without us
-                failure = error
-            if failure is not None and not self._stop.is_set():
-                self._broken = True
-                log.error("%s cannot be read on: %s", self.name, failure)
-                with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-                    loop.call_soon_threadsafe(tell, failed, failure)
-
-        self._thread = threading.Thread(target=run, name=f"{self.name}-view", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(loop, ready, failed), name=f"{self.name}-view", daemon=True
+        )
         self._thread.start()
         await asyncio.wait({ready, failed}, return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            await failed
+        await (failed if failed.done() else ready)
 
     async def lookup(self, key: str) -> LookedUp:
         """The newest value under the key. StepError (transient) when the view is not whole: before it is caught up,
@@ -116,7 +100,31 @@ class TopicView:
 
     # -- on the thread --------------------------------------------------------------------------------------
 
-    def _read(self, on_caught_up: Any) -> None:
+    def _run(
+        self, loop: asyncio.AbstractEventLoop, ready: "asyncio.Future[None]", failed: "asyncio.Future[None]"
+    ) -> None:
+        def tell(future: "asyncio.Future[None]", failure: BaseException | None = None) -> None:
+            def settle() -> None:
+                if not future.done():
+                    future.set_exception(failure) if failure else future.set_result(None)
+
+            with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+                loop.call_soon_threadsafe(settle)
+
+        broke: BaseException | None = None
+        try:
+            self._read(lambda: tell(ready))
+        except BaseException as failure:  # noqa: BLE001 - whatever it is, the stage must not go on without us
+            broke = failure
+        if self._stop.is_set():
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(ready.cancel)  # without effect once it is caught up
+        elif broke is not None:
+            self._broken = True
+            log.error("%s cannot be read on: %s", self.name, broke)
+            tell(failed, broke)
+
+    def _read(self, on_caught_up: Callable[[], None]) -> None:
         began = time.monotonic()
         consumer = Consumer(
             {
@@ -227,9 +235,9 @@ class TopicView:
                 )
             self.entries.put(message.partition(), message.offset(), timestamp_ms, message.key(), message.value())
             return int(message.offset()) + 1
-        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's own name for it
+        if error.code() == KafkaError._PARTITION_EOF:
             return int(message.offset())
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise StageStopped(
                 f"{self.topic}[{message.partition()}] was cut or made again while it was read ({error.str()}): "
                 "start the worker again, so that it reads all of it anew"
