@@ -190,3 +190,8 @@ def test_all_faults_are_told_at_once(declared):
 def test_a_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read"):
         load_topics(tmp_path / "none.yaml")
+
+
+def test_context_is_as_old_as_its_owner_says_whatever_the_broker_has_for_a_default():
+    context = [topic for topic in load_topics() if topic.name.startswith("context-")]
+    assert {topic.kafka_settings(1)["message.timestamp.type"] for topic in context} == {"CreateTime"}

@@ -108,6 +108,100 @@ def test_a_contradiction_is_refused_in_clear_words(tmp_path, path, value, compla
     assert str(folder) in str(refusal.value)
 
 
+CUSTOMER = {
+    "name": "customer",
+    "source": "customers",
+    "key": "subject",
+    "required": True,
+    "max_age": "30d",
+    "fields": ["id", "depotNo"],
+    "same": {"id": "subject"},
+}
+DEPOT = {
+    "name": "depot",
+    "source": "depots",
+    "key": "customer.depotNo",
+    "required": False,
+    "max_age": "forever",
+    "fields": ["city"],
+}
+
+
+def with_context(*rules):
+    return PARCELS | {"context": list(rules)}
+
+
+def test_context_is_loaded_as_declared(tmp_path):
+    customer, depot = load_workflow(write(tmp_path, with_context(CUSTOMER, DEPOT))).context
+    assert (customer.topic, customer.required, customer.max_age) == ("context-customers", True, 30 * 86_400_000)
+    assert customer.references == ("subject", "subject")
+    assert (depot.key, depot.max_age, dict(depot.same)) == ("customer.depotNo", None, {})
+
+
+@pytest.mark.parametrize(
+    ("written", "ms"), [("90s", 90_000), ("30m", 1_800_000), ("12 h", 43_200_000), ("1d", 86_400_000)]
+)
+def test_an_age_is_written_with_its_unit(tmp_path, written, ms):
+    assert load_workflow(write(tmp_path, with_context(CUSTOMER | {"max_age": written}))).context[0].max_age == ms
+
+
+@pytest.mark.parametrize(
+    ("rule", "complaint"),
+    [
+        ({"requird": True}, r"context\.0\.requird: unknown key"),
+        ({"required": None}, r"context\.0\.required: "),
+        ({"max_age": None}, r"context\.0\.max_age: None is no age: write 30m, 12h, 30d or forever"),
+        ({"max_age": "0d"}, "'0d' is no age"),
+        ({"max_age": 30}, "'?30'? is no age"),
+        ({"max_age": "-1d"}, "'-1d' is no age"),
+        ({"fields": []}, r"context\.0\.fields: "),
+        ({"fields": ["id", "id"]}, "context customer names a field twice"),
+        ({"source": "Customers"}, r"context\.0\.source: "),
+        ({"key": "a.b.c"}, r"context\.0\.key: "),
+        ({"key": "account"}, "context customer: account: must be subject, or a string among the data fields"),
+        ({"key": "weight"}, "context customer: weight: must be subject, or a string among the data fields"),
+        ({"key": "depot.city"}, "context customer: depot.city: no context depot is declared above it"),
+        ({"key": "customer.id"}, "context customer: customer.id: no context customer is declared above it"),
+        ({"same": {"id": "account"}}, "context customer: account: must be subject"),
+        ({"same": {"id": ["subject", "account"]}}, "context customer: account: must be subject"),
+        ({"same": {"id": []}}, r"context\.0\.same\.id: "),
+        ({"name": "subject"}, "context subject must have another name"),
+        ({"name": "context_notes"}, "context context_notes must have another name"),
+    ],
+    ids=lambda part: str(part) if isinstance(part, dict) else "",
+)
+def test_a_contradiction_in_context_is_refused_in_clear_words(tmp_path, rule, complaint):
+    declared = with_context(CUSTOMER | rule)
+    declared["data"] = PARCELS["data"] | {"weight": {"type": "number"}}
+    with pytest.raises(ConfigError, match=complaint):
+        load_workflow(write(tmp_path, declared))
+
+
+@pytest.mark.parametrize(
+    ("rules", "complaint"),
+    [
+        ([CUSTOMER, CUSTOMER], "context customer is declared twice"),
+        ([DEPOT, CUSTOMER], "context depot: customer.depotNo: no context customer is declared above it"),
+        ([CUSTOMER | {"fields": ["id"]}, DEPOT], "customer.depotNo: depotNo is not among the fields of customer"),
+        (
+            [CUSTOMER | {"required": False}, DEPOT | {"required": True}],
+            "context depot: customer.depotNo: required, but customer is not: one of them must change",
+        ),
+    ],
+    ids=["twice", "order", "field", "required"],
+)
+def test_contexts_that_contradict_each_other_are_refused_in_clear_words(tmp_path, rules, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        load_workflow(write(tmp_path, with_context(*rules)))
+
+
+@pytest.mark.parametrize("name", ["required", "max_age", "fields", "key"])
+def test_what_context_is_worth_must_be_stated(tmp_path, name):
+    rule = {key: value for key, value in CUSTOMER.items() if key != name}
+    with pytest.raises(ConfigError, match=rf"context\.0\.{name}: must be stated"):
+        load_workflow(write(tmp_path, with_context(rule)))
+
+
 def test_every_fault_is_told_at_once(tmp_path):
     declared = changed("threshold", 2)
     declared["deadline_s"] = -1
