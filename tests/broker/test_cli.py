@@ -83,7 +83,7 @@ def eventually(check, within_s=60):
 
 
 def transactional(kafka):
-    producer = Producer({"bootstrap.servers": kafka, "transactional.id": uuid.uuid4().hex})
+    producer = Producer({"bootstrap.servers": kafka, "transactional.id": uuid.uuid4().hex, "log_level": 0})
     producer.init_transactions()
     return producer
 

@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+import os
+import shutil
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +19,9 @@ from agents.cli.mapping import RowIds, Unfit, map_by_name, parse_rules
 from agents.cli.output import ExitCode
 from agents.cli.sources import LINE_LIMIT, BrokenFile, Form, form_of, open_input, read_table
 from pipeline.codec import Codec
+from pipeline.codec.schemas import Schemas, schema_fingerprint, schema_id
 from pipeline.errors import ConfigError
+from pipeline.share import share
 
 EVENT = {
     "id": "t-1",
@@ -272,8 +277,6 @@ def test_a_header_that_names_no_columns_is_a_usage_error(header, says):
 
 
 def test_cells_become_what_the_schema_wants(tmp_path):
-    from pipeline.codec.schemas import Schemas, schema_fingerprint, schema_id
-
     schema = {
         "type": "record",
         "name": "Claim",
@@ -284,11 +287,11 @@ def test_cells_become_what_the_schema_wants(tmp_path):
         ],
     }
     print_ = schema_fingerprint(schema)
-    (tmp_path / "claim.avsc").write_text(json.dumps(schema))
-    (tmp_path / "ids.yaml").write_text(f"claim: [{{version: 1, id: {schema_id(print_)}, fingerprint: {print_}}}]")
-    for stage_schema in ("audit", "blocked", "case", "decision", "review", "ticket"):
-        _copy_schema(tmp_path, stage_schema)
-    codec = Codec(Schemas(tmp_path))
+    shutil.copytree(share("schemas"), tmp_path / "schemas")
+    (tmp_path / "schemas" / "claim.avsc").write_text(json.dumps(schema))
+    with (tmp_path / "schemas" / "ids.yaml").open("a") as ids:
+        ids.write(f"\nclaim: [{{version: 1, id: {schema_id(print_)}, fingerprint: {print_}}}]\n")
+    codec = Codec(Schemas(tmp_path / "schemas"))
 
     def drafted(cells):
         table = read_table(io.BytesIO(b"id,amount,count,urgent\n" + cells), Form.CSV, ",")
@@ -305,19 +308,6 @@ def test_cells_become_what_the_schema_wants(tmp_path):
     ):
         with pytest.raises(Unfit, match=says):
             drafted(cells)
-
-
-def _copy_schema(folder, name):
-    import yaml
-
-    from pipeline.share import share
-
-    shipped = share("schemas")
-    for path in shipped.glob(f"{name}*.avsc"):
-        (folder / path.name).write_bytes(path.read_bytes())
-    entries = yaml.safe_load((shipped / "ids.yaml").read_text())[name]
-    with (folder / "ids.yaml").open("a") as ids:
-        ids.write(f"\n{name}: {json.dumps(entries)}\n")
 
 
 # -- Avro ---------------------------------------------------------------------------------------------------
@@ -450,9 +440,6 @@ def test_stdin_is_read_as_json_lines(lockgate):
 
 
 def test_what_cannot_be_rewound_is_read_all_the_same(tmp_path):
-    import os
-    import threading
-
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(b"{}\n"))
