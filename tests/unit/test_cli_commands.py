@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -239,7 +240,7 @@ def test_a_child_that_fails_is_named_and_its_exit_code_kept(capfd, monkeypatch):
     monkeypatch.chdir(ROOT)
     code = Children(["worker", "--stage", "rooting"], 2, None).run()
     assert code == ExitCode.USAGE
-    assert "worker process 0 (pid " in capfd.readouterr().err
+    assert re.search(r"worker process [01] \(pid \d+\) failed: exit code 2", capfd.readouterr().err)
 
 
 # -- output -------------------------------------------------------------------------------------------------
