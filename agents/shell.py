@@ -22,7 +22,7 @@ import faust
 import uvloop
 from faust.app.base import BootStrategy
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StageStopped
 from pipeline.stream.channel import StageChannel
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.stage import Stage
@@ -125,6 +125,8 @@ def run(app: StreamApp) -> BaseException | None:
     worker = StreamWorker(app, loop)
     try:
         worker.execute_from_commandline()
-    except SystemExit:
-        return worker.failure
+    except SystemExit as ended:
+        if worker.failure is None and ended.code:
+            # Faust's supervisor gave up: an agent fails faster than it can be restarted.
+            return StageStopped("an agent fails again and again: its last errors are in the log. Nothing is lost.")
     return worker.failure

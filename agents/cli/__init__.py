@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agents.cli import broker, dead_letters, decisions, lag, publish, samples, topics, worker
+from agents.cli import broker, dead_letters, decisions, demo, lag, publish, samples, topics, worker
 from agents.cli.invocation import Invocation
 from agents.cli.output import ExitCode, exit_code, say
 from pipeline.errors import LockgateError
@@ -77,6 +77,7 @@ def main(
 
 for command in (
     broker.up,
+    demo.demo,
     broker.down,
     topics.topics,
     publish.publish,

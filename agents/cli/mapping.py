@@ -26,7 +26,7 @@ _DATA = "data."
 _HASH = "@hash"
 
 
-class Unfit(LockgateError):  # noqa: N818 - named like those of pipeline.errors
+class Unfit(LockgateError):
     """A row that cannot be published as it is. `column` is where to look, if one column is to blame."""
 
     def __init__(self, what: str, column: str | None = None) -> None:

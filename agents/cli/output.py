@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130  # Ctrl-C
 
 
-class NothingFound(LockgateError):  # noqa: N818 - named like those of pipeline.errors
+class NothingFound(LockgateError):
     """What the command line named is not there."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol, assert_never
 
-from pipeline.errors import DecodeError, EncodeError, FailureClass, StepError
+from pipeline.errors import ConfigError, DecodeError, EncodeError, FailureClass, StepError
 from pipeline.outcome import Dead, Next, Outcome, Retry
 from pipeline.stream import exits as exit_records
 from pipeline.stream.delivery import Delivery
