@@ -243,7 +243,7 @@ def _avro_rows(stream: BinaryIO) -> Iterator[Row]:
 
     try:
         records = reader(stream)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - fastavro documents no closed set
         raise ConfigError(f"not an Avro object container file ({type(error).__name__}: {error})") from None
     number = 0
     while True:
@@ -252,7 +252,7 @@ def _avro_rows(stream: BinaryIO) -> Iterator[Row]:
             record: Any = next(records)
         except StopIteration:
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing after it can be found any more
             raise BrokenFile(
                 f"record {number}: the Avro file is damaged from here on ({type(error).__name__}: {error}): "
                 "write it again"
@@ -293,7 +293,7 @@ def open_input(path: str) -> BinaryIO:
     if path == "-":
         return _spooled(sys.stdin.buffer)
     try:
-        stream = Path(path).open("rb")
+        stream = Path(path).open("rb")  # noqa: SIM115 - the caller closes it
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     if stream.seekable():
@@ -306,7 +306,7 @@ def _spooled(stream: BinaryIO) -> BinaryIO:
     import shutil
     import tempfile
 
-    copy = tempfile.TemporaryFile()
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     shutil.copyfileobj(stream, copy)
     copy.seek(0)
     return copy
