@@ -88,6 +88,7 @@ class StreamWorker(faust.Worker):  # type: ignore[misc]
     def __init__(self, app: StreamApp, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(app, loop=loop, quiet=True, override_logging=False, redirect_stdouts=False)
         self._app = app
+        self.spinner = None  # it would draw on the terminal of whoever runs us
         self._stages = [stage for stage, _, _ in app.stages.values()]
         self._watch: asyncio.Task[None] | None = None
         self.failure: BaseException | None = None
@@ -120,6 +121,9 @@ class StreamWorker(faust.Worker):  # type: ignore[misc]
 
 def run(app: StreamApp) -> BaseException | None:
     """Runs a worker until SIGTERM or SIGINT, or until a stage fails: then returns what it failed with."""
+    for name in ("faust", "mode"):
+        # They tell of each service that starts and stops; what matters of that, we say.
+        logging.getLogger(name).setLevel(logging.WARNING)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     worker = StreamWorker(app, loop)
