@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import pipeline.workflows
 from agents import enrichment, inference, routing, validation
@@ -16,13 +16,13 @@ from pipeline.errors import ConfigError, DecodeError
 from pipeline.models.fallback import Fallback
 from pipeline.models.local import LocalModel
 from pipeline.models.rules import RulesModel
-from pipeline.records import Case, Event
+from pipeline.records import Case, Event, ReviewVerdict
 from pipeline.stream.case_exits import CaseExits
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.limits import RetryLimits, StageLimits
-from pipeline.stream.route import Route
+from pipeline.stream.route import Route, Side
 from pipeline.stream.stage import LoopClock, Stage
-from pipeline.topics import load_topics
+from pipeline.topics import VERDICTS, load_topics
 from pipeline.workflow import Workflow, load_workflows
 
 WORKFLOWS = Path(pipeline.workflows.__file__).parent
@@ -66,11 +66,11 @@ def build_app(
     declared = load_workflows(workflows)
     config = client_config(settings, **{"bootstrap.servers": bootstrap})
     views = context_views(settings, config, load_topics(), declared.values()) if "enrichment" in wanted else {}
-    ports = Ports(declared, _providers(declared, settings) if "inference" in wanted else {}, views)
+    codec = Codec()
+    ports = Ports(declared, _providers(declared, settings) if "inference" in wanted else {}, views, codec)
     app = StreamApp(settings.environment)
     start_before_stages(app, views)
     app.after_stages.append(ports.close)
-    codec = Codec()
     for name in wanted:
         app.add_stage(
             _stage(name, settings, config, codec, declared, slot, limits or StageLimits()), slots=CHAIN[name].slots
@@ -105,7 +105,7 @@ def _stage(
     def physical(logical: str) -> str:
         return topics.physical(settings.environment, logical)
 
-    entrance = link.source == "workflow-events"
+    entrance, final = link.source == "workflow-events", link.onward == "decisions"
     route = Route(
         stage=name,
         group=f"{settings.environment}.{name}",
@@ -113,7 +113,8 @@ def _stage(
         input=physical(link.source),
         retry=physical(f"retry-{name}"),
         dead_letter=physical("dead-letter"),
-        state=physical(f"state-{name}") if entrance else None,
+        state=physical(f"state-{name}") if entrance or final else None,
+        side=Side(physical(VERDICTS), VERDICTS) if final else None,
     )
     exits = CaseExits(
         codec=codec,
@@ -130,7 +131,7 @@ def _stage(
         limits,
         config,
         transactional_id=f"{settings.environment}.{name}.{slot}",
-        decode=event_decoder(codec) if entrance else case_decoder(codec),
+        decode=event_decoder(codec) if entrance else stage_decoder(codec),
         exits=exits,
         identify=identity_of if entrance else None,
         retry_limits=retry_rules(workflows, limits),
@@ -142,12 +143,14 @@ def event_decoder(codec: Codec) -> Callable[[Delivery], Event]:
     return lambda delivery: codec.decode_event(delivery.value, delivery.headers, delivery.key)
 
 
-def case_decoder(codec: Codec) -> Callable[[Delivery], Case]:
-    """Decodes what the stage before wrote."""
+def stage_decoder(codec: Codec) -> Callable[[Delivery], Case | ReviewVerdict]:
+    """Decodes what the stage before wrote, and what people said."""
 
-    def decode(delivery: Delivery) -> Case:
+    def decode(delivery: Delivery) -> Case | ReviewVerdict:
         if delivery.value is None:
-            raise DecodeError("no value: a stage topic never holds a deletion")
+            raise DecodeError(f"no value: {delivery.track.source} never holds a deletion")
+        if delivery.track.source == VERDICTS:
+            return codec.decode_verdict(delivery.value)
         return codec.decode_case(delivery.value)
 
     return decode
@@ -158,8 +161,10 @@ def identity_of(event: Event) -> tuple[str, str]:
     return event.source, event.id
 
 
-def retry_rules(workflows: Mapping[str, Workflow], limits: StageLimits) -> Callable[[Event | Case], RetryLimits]:
-    """The retry rule of a record's workflow, within the stage's own bounds for lanes."""
+def retry_rules(
+    workflows: Mapping[str, Workflow], limits: StageLimits
+) -> Callable[[Event | Case | ReviewVerdict], RetryLimits]:
+    """The retry rule of a record's workflow, within the stage's own bounds for lanes; a verdict has the stage's."""
     rules = {
         event_type: replace(
             limits.retry,
@@ -172,8 +177,13 @@ def retry_rules(workflows: Mapping[str, Workflow], limits: StageLimits) -> Calla
         for event_type, workflow in workflows.items()
     }
 
-    def rule(record: Event | Case) -> RetryLimits:
-        event = record.event if isinstance(record, Case) else record
-        return rules.get(event.type, limits.retry)
+    def rule(record: Event | Case | ReviewVerdict) -> RetryLimits:
+        match record:
+            case Event(type=event_type) | Case(event=Event(type=event_type)):
+                return rules.get(event_type, limits.retry)
+            case ReviewVerdict():
+                return limits.retry
+            case _:
+                assert_never(record)
 
     return rule

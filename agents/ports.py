@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipeline.codec import Codec
 from pipeline.context.port import Source, look_up
 from pipeline.errors import FailureClass, StepError
 from pipeline.models.port import Provider
@@ -19,6 +20,7 @@ class Ports:
     workflows: Mapping[str, Workflow]
     providers: Mapping[str, Provider]
     sources: Mapping[str, Source] = field(default_factory=dict)
+    codec: Codec = field(default_factory=Codec)
 
     def workflow(self, case: Case) -> Workflow:
         """The workflow of a case, in the release that the case is stamped with.

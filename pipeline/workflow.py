@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.config import nearest, read_yaml
 from pipeline.errors import ConfigError
-from pipeline.records import Json
+from pipeline.records import NO_ACTION, Json
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
@@ -162,6 +162,8 @@ class Workflow(_Declared):
     fallback_intent: Name
     """The answer of a provider that recognises nothing: without confidence, so that it is never automatic."""
     allowed_actions: Annotated[tuple[Name, ...], Field(min_length=1)]
+    safe_action: Name = NO_ACTION
+    """What is decided when nobody answered a review in time: `none`, or one of the allowed actions."""
     threshold: Share
     """Least confidence of an automatic decision."""
     deadline_s: Seconds
@@ -182,6 +184,8 @@ class Workflow(_Declared):
             for name, intent in self.intents.items()
             if intent.action not in self.allowed_actions
         ]
+        if self.safe_action not in (NO_ACTION, *self.allowed_actions):
+            faults.append(f"safe_action {self.safe_action} is neither {NO_ACTION} nor among the allowed_actions")
         if self.fallback_intent not in self.intents:
             faults.append(f"fallback_intent {self.fallback_intent} is not among the intents")
         read = self.data.get(self.model_input)

@@ -15,8 +15,9 @@ def route(case: Case, workflow: Workflow) -> Outcome:
     """Where a validated case goes. `workflow` is the case's own.
 
     Next(Decision) only when every check of the workflow is there and has passed, none other says otherwise, and
-    the confidence reaches the threshold. Blocked when the action is not allowed, whatever else is true of it.
-    Otherwise Review, with one code for each reason. Dead and Retry as in `validate`.
+    the confidence reaches the threshold; once for its id, so that there is never a second one. Blocked when the
+    action is not allowed, whatever else is true of it. Otherwise Review, with one code for each reason. Dead and
+    Retry as in `validate`.
     """
     if case.workflow != workflow.name:
         return Dead(f"workflow_mismatch: a case of {case.workflow} came with {workflow.name}")
@@ -32,7 +33,8 @@ def route(case: Case, workflow: Workflow) -> Outcome:
     reasons = (*_objections(case.checks, workflow), *_doubts(case.inference, workflow))
     if reasons or not isinstance(action, str):
         return Review(reasons or ("no_action",), case)
-    return Next(_decision(case, case.inference, action))
+    decision = _decision(case, case.inference, action)
+    return Next(decision, once=decision.decision_id)
 
 
 def _forbids(result: CheckResult) -> bool:

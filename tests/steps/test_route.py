@@ -38,7 +38,8 @@ def test_a_sure_and_permitted_answer_becomes_a_decision():
             reasons=("checks_passed", "confidence_reached"),
             decided_by="auto",
             origin=ORIGIN,
-        )
+        ),
+        once=decision_id(EVENT, "ticket_triage", 1),
     )
 
 
@@ -142,6 +143,7 @@ def test_no_decision_is_made_without_every_pass_and_a_sure_answer(case):
         assert {result.verdict for result in case.checks} == {Verdict.PASS}
         assert WORKFLOW.threshold <= case.inference.confidence <= 1
         assert outcome.record.action in WORKFLOW.allowed_actions
+        assert outcome.once == outcome.record.decision_id == decision_id(case.event, WORKFLOW.name, 1)
         assert (case.workflow, case.release) == (WORKFLOW.name, WORKFLOW.release)
 
 

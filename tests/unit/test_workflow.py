@@ -82,6 +82,7 @@ def test_a_loaded_workflow_cannot_be_changed(tmp_path):
         ("intents.late.priority", "soon", r"intents\.late\.priority: "),
         ("intents.late.action", "refund_all", "intent late asks for the action refund_all, which allowed_actions"),
         ("fallback_intent", "unknown", "fallback_intent unknown is not among the intents"),
+        ("safe_action", "close_account", "safe_action close_account is neither none nor among the allowed_actions"),
         ("allowed_actions", ["answer", "hand_over", "answer"], "names an action twice"),
         ("allowed_actions", [], "allowed_actions: "),
         ("model_input", "body", "model_input body must be a required string"),
