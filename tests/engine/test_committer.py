@@ -117,6 +117,16 @@ def test_many_bad_outputs_in_one_round_are_all_found(bench):
     assert bench.counters.outputs_buried == 51
 
 
+def test_bad_neighbours_are_found_by_one_search(bench):
+    track = a_tenure().input
+    for offset in range(100):
+        delivery = a_delivery(track, offset)
+        bench.finish(delivery, bad(delivery) if offset in {41, 42, 43} else fine(delivery))
+    bench.round()
+    assert (len(bench.visible()), len(bench.visible("dev.dead"))) == (97, 3)
+    assert bench.counters.rounds_refused == 1
+
+
 def test_two_bad_outputs_of_one_record_are_one_dead_letter(bench):
     delivery = a_delivery()
     bench.finish(delivery, bad(delivery), bad(delivery, topic="dev.audit"))
