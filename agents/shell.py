@@ -95,11 +95,16 @@ class StreamWorker(faust.Worker):  # type: ignore[misc]
 
     async def on_started(self) -> None:
         """Called by Faust when the app and its agents run."""
-        for prepare in self._app.before_stages:
-            await prepare()
-        await asyncio.gather(*(stage.start() for stage in self._stages))
-        self._watch = asyncio.create_task(self._end_on_failure())
-        log.info("worker runs: %s", ", ".join(stage.route.stage for stage in self._stages))
+        try:
+            for prepare in self._app.before_stages:
+                await prepare()
+            await asyncio.gather(*(stage.start() for stage in self._stages))
+        except Exception as failure:  # noqa: BLE001 - Faust would end the process as if nothing had happened
+            self.failure = failure
+            self._schedule_shutdown(signal.SIGTERM)
+        else:
+            self._watch = asyncio.create_task(self._end_on_failure())
+            log.info("worker runs: %s", ", ".join(stage.route.stage for stage in self._stages))
         await super().on_started()  # waits until the worker is stopped
 
     async def _end_on_failure(self) -> None:

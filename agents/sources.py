@@ -1,6 +1,7 @@
 """Makes the views of the context that a worker's workflows look at: one for each topic, whoever looks at it."""
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline.context.view import TopicView
 from pipeline.errors import ConfigError
 from pipeline.topics import Topics
 from pipeline.workflow import Workflow
+
+log = logging.getLogger(__name__)
 
 
 def context_views(
@@ -35,6 +38,8 @@ def start_before_stages(app: StreamApp, views: Mapping[str, TopicView]) -> None:
     """The app's stages start when all views are caught up, and the worker ends when one of them fails."""
 
     async def start() -> None:
+        if views:
+            log.info("reading what is known of %s", ", ".join(sorted(views)))
         try:
             await asyncio.gather(*(view.start() for view in views.values()))
         except BaseException:
