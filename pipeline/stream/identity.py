@@ -28,6 +28,9 @@ class Fresh:
     changes: tuple[Change, ...]
 
 
+ENTRY_BYTES = 24
+"""A digest of the record, and the time in milliseconds at which it was taken in."""
+
 Seen: TypeAlias = Fresh | Repeat
 
 

@@ -156,6 +156,13 @@ def test_a_clock_that_goes_back_makes_no_repeat_new():
     assert look(state, ("s", "1"), (b"k", b"v"), 100) is Repeat.DUPLICATE
 
 
+def test_other_memories_in_the_same_state_are_left_alone():
+    state = State(10)
+    state.put(b"once:review-1", b"1700000000000")
+    assert isinstance(look(state, ("s", "1"), (b"k", b"v"), 10_000), Fresh)
+    assert state.get(b"once:review-1") is not None
+
+
 def test_an_entry_is_small_and_says_when_it_was_taken():
     changes = look(State(10), ("s" * 10_000, "1"), (b"k", b"v"), 77).changes
     assert [len(change.key) for change in changes] == [16]

@@ -89,6 +89,9 @@ class Exits:
             raise EncodeError("no audit of this")
         return (self._record(AUDIT, delivery),)
 
+    def dead(self, delivery, cause, failure, now_s):
+        return ()
+
     def _record(self, topic, delivery):
         headers = ((output.SOURCE_OFFSET, b"%d" % delivery.source_offset),)
         return Output(topic, delivery.key, delivery.value, headers)
