@@ -1,27 +1,28 @@
-"""What the four stages write: cases on their way, decisions, and the records of the side exits.
+"""What the four stages write: cases on their way, decisions, the records of the side exits, and audit records of all.
 
 Every record carries the identity of its event and its first position in headers, so that people and programs can
 tell what it is about without decoding it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
-from pipeline.codec import Codec
+from pipeline.codec import Codec, event_headers
+from pipeline.errors import FailureClass
 from pipeline.outcome import Blocked, Next, Review
 from pipeline.records import (
     Audit,
     BlockedItem,
     Case,
     Decision,
+    Event,
     Headers,
     Position,
     ReviewItem,
     decision_id,
-    identity_text,
 )
-from pipeline.stream import output
+from pipeline.stream import auditing, output
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.output import Output
 from pipeline.stream.window import Clock
@@ -42,28 +43,26 @@ class CaseExits:
     clock: Clock
 
     def on(self, delivery: Delivery, outcome: Next | Review | Blocked) -> tuple[Output, ...]:
-        """One record. EncodeError when its value does not fit the schema."""
+        """The record and its audit record. EncodeError when a value does not fit the schema."""
+        now_ms = round(self.clock.time() * 1000)
+        audit = auditing.of_outcome(self.stage, outcome, now_ms)
         match outcome:
             case Next(record=record):
                 if isinstance(record, Audit):
-                    return (self._audited(delivery, record),)
+                    return (self._audited(delivery, audit),)
                 about: Case | Decision = record
                 topic, value = self.onward, self.codec.encode(record)
             case Review():
-                item = ReviewItem(
-                    review_id=decision_id(outcome.case.event, outcome.case.workflow, 1),
-                    reasons=outcome.reasons,
-                    case=outcome.case,
-                    created_ms=round(self.clock.time() * 1000),
-                )
+                review_id = decision_id(outcome.case.event, outcome.case.workflow, 1)
+                item = ReviewItem(review_id, outcome.reasons, outcome.case, now_ms)
                 topic, value, about = self.review, self.codec.encode(item), outcome.case
             case Blocked():
                 topic, about = self.blocked, outcome.case
                 value = self.codec.encode(BlockedItem(outcome.control, outcome.case))
             case _:
                 assert_never(outcome)
-        headers = carried(delivery.headers) + stamped(about.origin, about.release)
-        return (Output(topic, delivery.key, value, headers),)
+        headers = envelope(delivery) + stamped(about.origin, about.release)
+        return (Output(topic, delivery.key, value, headers), self._audited(delivery, audit))
 
     def duplicate(self, delivery: Delivery, now_s: float) -> tuple[Output, ...]:
         """The audit record of a repeat that is dropped."""
@@ -73,23 +72,32 @@ class CaseExits:
 
     def superseded(self, delivery: Delivery, outcome: Next, now_s: float) -> tuple[Output, ...]:
         """The audit record of an outcome that came second."""
-        about = outcome.record
-        if isinstance(about, Audit):
-            identity = about.identity
-        elif isinstance(about, Decision):
-            identity = identity_text(about.source, about.event_id)
-        else:
-            identity = about.event.identity
-        detail = {"once": outcome.once or ""}
-        audit = Audit(self.stage, "superseded", identity, about.origin, round(now_s * 1000), detail)
-        return (self._audited(delivery, audit),)
+        return (self._audited(delivery, auditing.of_superseded(self.stage, outcome, round(now_s * 1000))),)
+
+    def dead(self, delivery: Delivery, cause: str, failure: FailureClass, now_s: float) -> tuple[Output, ...]:
+        """The audit record of a dead letter."""
+        return (self._audited(delivery, auditing.of_dead(self.stage, delivery, cause, failure, round(now_s * 1000))),)
 
     def _audited(self, delivery: Delivery, audit: Audit) -> Output:
-        headers = carried(delivery.headers) + stamped(audit.origin, "")
+        if delivery.track.source != self.source:  # whoever wrote it can find out by its position what became of it
+            place = f"{delivery.track.partition}:{delivery.source_offset}"
+            audit = replace(audit, detail={**audit.detail, auditing.VERDICT: place})
+        headers = envelope(delivery) + stamped(audit.origin, "")
         return Output(self.audit, delivery.key, self.codec.encode(audit), headers)
 
 
 NO_DETAIL: Mapping[str, str] = {}
+
+
+def envelope(delivery: Delivery) -> Headers:
+    """What names the event of a delivery on every record that is written about it."""
+    kept = carried(delivery.headers)
+    if not isinstance(delivery.record, Event):
+        return kept
+    # A structured event brings its attributes in its value, where no later reader would look for them.
+    own = event_headers(delivery.record)
+    names = {name for name, _ in own}
+    return own + tuple(header for header in kept if header[0] not in names)
 
 
 def carried(headers: Headers) -> Headers:

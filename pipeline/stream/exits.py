@@ -37,6 +37,10 @@ class Exits(Protocol):
         """The outputs of an outcome whose `once` name was used before: its audit record."""
         ...
 
+    def dead(self, delivery: Delivery, cause: str, failure: FailureClass, now_s: float) -> tuple[Output, ...]:
+        """What is written beside a dead letter: its audit record. The letter is written whatever happens here."""
+        ...
+
 
 def conclude(route: Route, exits: Exits, delivery: Delivery, outcome: Outcome, now_s: float) -> tuple[Output, ...]:
     """The outputs of a delivery for an outcome that is final. Retry is not: the window decides about it."""
@@ -44,11 +48,23 @@ def conclude(route: Route, exits: Exits, delivery: Delivery, outcome: Outcome, n
         case Next() | Review() | Blocked():
             return exits.on(delivery, outcome)
         case Dead():
-            return (dead_letter(route, delivery, outcome.cause, outcome.failure, now_s),)
+            return buried(route, exits, delivery, outcome.cause, outcome.failure, now_s)
         case Retry():
             raise AssertionError("a retry is not final")
         case _:
             assert_never(outcome)
+
+
+def buried(
+    route: Route, exits: Exits, delivery: Delivery, cause: str, failure: FailureClass, now_s: float
+) -> tuple[Output, ...]:
+    """The dead letter of a delivery, and what is written beside it."""
+    letter = dead_letter(route, delivery, cause, failure, now_s)
+    try:
+        return (letter, *exits.dead(delivery, cause, failure, now_s))
+    except Exception:
+        log.exception("%s: nothing can be written beside the letter of %r", route.stage, delivery)
+        return (letter,)
 
 
 def dead_letter(route: Route, delivery: Delivery, cause: str, failure: FailureClass, now_s: float) -> Output:

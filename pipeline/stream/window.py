@@ -357,7 +357,7 @@ class Window:
         self.counters.dead += 1
         log.info("%s: %r is a dead letter: %s", self.route.stage, delivery, cause)
         now_s = self._clock.time()
-        self._finish(delivery, (exit_records.dead_letter(self.route, delivery, cause, failure, now_s),))
+        self._finish(delivery, exit_records.buried(self.route, self._exits, delivery, cause, failure, now_s))
 
     def _finish_faulty(self, delivery: Delivery, error: Exception) -> None:
         """No records can be made of its outcome, so it becomes a dead letter. Nothing of it was finished before."""

@@ -58,6 +58,9 @@ class Copy:
     def duplicate(self, delivery, now_s):
         return (Output(self.names.topic("audit"), delivery.key, delivery.value, delivery.headers),)
 
+    def dead(self, delivery, cause, failure, now_s):
+        return ()
+
 
 PASS = Next(None)
 
