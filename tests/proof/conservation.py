@@ -5,6 +5,7 @@ its `lockgate_origin_*` headers, else by (`ce_source`, `ce_id`), else by its `lo
 publication must have exactly one current place, and each event at most one record in any output.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,11 +100,21 @@ def examine(topology: Topology, ledger: Ledger, acknowledged: Iterable[Acknowled
 
 
 def identity_of(record: Record) -> str | None:
-    """(ce_source, ce_id) as one text, or None where either is missing."""
+    """(ce_source, ce_id) as one text, or None where either is missing. A structured event has them in its value."""
     source, event_id = record.header("ce_source"), record.header("ce_id")
+    if (record.header("content-type") or b"").startswith(b"application/cloudevents+json"):
+        source, event_id = _structured(record.value, "source"), _structured(record.value, "id")
     if not source or not event_id:
         return None
     return f"{source!r} {event_id!r}"  # the quotes keep ("a b", "c") and ("a", "b c") apart
+
+
+def _structured(value: bytes | None, name: str) -> bytes | None:
+    try:
+        attribute = json.loads(value or b"")[name]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return attribute.encode(errors="surrogatepass") if isinstance(attribute, str) else None
 
 
 class _Examination:

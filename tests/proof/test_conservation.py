@@ -342,6 +342,33 @@ def test_a_record_from_a_position_where_nothing_was_published_is_unexplained():
     assert red(check(ONE, E0, onward(E0), onward(E1))) == {"unexplained"}
 
 
+def structured(number: int, event_id: str) -> Record:
+    """A CloudEvent that carries its attributes in its value."""
+    value = b'{"source": "/s", "id": "%s", "data": {}}' % event_id.encode()
+    return Record(EVENTS, 0, number, 0, b"k", value, (("content-type", b"application/cloudevents+json"),))
+
+
+def named(published: Record, event_id: str) -> Record:
+    """What a stage makes of a structured event: its attributes are headers from then on."""
+    headers = (("ce_source", b"/s"), ("ce_id", event_id.encode()), *origin(published))
+    return replace(onward(published), headers=headers)
+
+
+def test_a_structured_event_is_known_by_the_attributes_in_its_value():
+    published = structured(0, "e0")
+    assert check(ONE, published, named(published, "e0")).unexplained == []
+
+
+def test_a_record_under_another_identity_than_its_structured_event_is_unexplained():
+    published = structured(0, "e0")
+    assert len(check(ONE, published, named(published, "e1")).unexplained) == 1
+
+
+def test_a_structured_event_that_cannot_be_read_has_no_identity():
+    published = replace(structured(0, "e0"), value=b"{")
+    assert check(ONE, published, kept(published)).faults == {}
+
+
 def test_a_record_under_the_identity_of_another_event_is_unexplained():
     mixed = onward(E0, headers=(*E1.headers, *origin(E0)))
     report = check(ONE, E0, E1, mixed, committed=done(2))
