@@ -15,9 +15,12 @@ How a number comes about:
   The row `direct` is the floor: loader to consumer, nothing between.
 * **Correctness.** Every record carries its key and its number within the key. For each key the output must be
   0, 1, 2, ... without a gap: gaps, repeats and reorderings are counted and printed. After the window the system is
-  stopped and
-  what it wrote until then is read to the end and checked too.
+  stopped, and what it wrote until then is read to the end and checked too.
+* **Noise.** `others` in the table is the share of the machine that neither the system, nor the broker, nor the watcher
+  used. Above a tenth or so, rates say more about the neighbours than about the system. `--repeats` goes round by round.
+* **Where the time goes.** Lockgate runs once more under a profiler (`tests.bench.profiling`), into bench-logs/.
 
 Records are 500 bytes, uncompressed; every key has the same number of them, in an order shuffled once (seeded);
-all systems read the same input topic. Loader and consumer use some of the same cores: compare rows, not machines.
+all systems read the same input topic, on a broker that has been warmed up. Loader and watcher use the same cores:
+compare rows, not machines.
 """

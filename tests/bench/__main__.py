@@ -20,9 +20,17 @@ from tests.bench.systems import SYSTEMS
 @click.option("--system", "systems", multiple=True, type=click.Choice(list(SYSTEMS)), help="Default: all.")
 @click.option("--short", is_flag=True, help="A fifth of the records, a third of the time: not a measurement.")
 @click.option("--repeats", default=1, type=click.IntRange(1), help="Throughput runs per system; the median counts.")
+@click.option("--profile/--no-profile", default=True, help="Also profile Lockgate, in a run of its own.")
 @click.option("--out", default="build/bench.json", type=click.Path(dir_okay=False, path_type=Path))
 def main(
-    *, bootstrap: str | None, scenarios: tuple[str, ...], systems: tuple[str, ...], short: bool, repeats: int, out: Path
+    *,
+    bootstrap: str | None,
+    scenarios: tuple[str, ...],
+    systems: tuple[str, ...],
+    short: bool,
+    repeats: int,
+    profile: bool,
+    out: Path,
 ) -> None:
     """Measure Lockgate and its peers side by side on one broker.
 
@@ -34,7 +42,8 @@ def main(
     rows: list[Row] = []
     with broker_for(bootstrap) as broker, topics_of(broker.bootstrap, run) as topics:
         click.echo(f"broker {broker.bootstrap}, process {broker.pid or 'unknown: its CPU is not measured'}")
-        bench = Bench(broker, topics, run, out.parent / "bench-logs", repeats)
+        bench = Bench(broker, topics, run, out.parent / "bench-logs", repeats=repeats, profile=profile)
+        bench.warm_the_broker()
         for name in scenarios or SCENARIOS:
             scenario = SCENARIOS[name].short() if short else SCENARIOS[name]
             chosen = [system for system in scenario.systems if system in (systems or SYSTEMS)]

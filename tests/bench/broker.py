@@ -53,7 +53,7 @@ def _seen(bootstrap: str) -> Broker:
 class Topics:
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})  # it raises what it has to say
 
     def make(self, name: str, partitions: int) -> str:
         """Returns the name. Segments are so large that none is rolled inside a window."""

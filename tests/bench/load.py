@@ -21,6 +21,8 @@ from pipeline.codec import Codec
 from tests.bench.scenarios import Scenario, Shape
 
 VALUE_BYTES = 500
+QUIET = 3
+"""librdkafka's log level for errors: a retry is no news, and what is lost is said by `flush`."""
 WARM_UP = b"warm-up"
 _FRAME = b'{"n":"%010d","at":"%020d","pad":"'
 _PAD = b"x" * (VALUE_BYTES - len(_FRAME % (0, 0)) - 2) + b'"}'
@@ -109,6 +111,7 @@ def preload(bootstrap: str, topic: str, scenario: Scenario) -> None:
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
+            "log_level": QUIET,
             "enable.idempotence": True,
             "linger.ms": 20,
             "batch.size": 500_000,
@@ -129,7 +132,9 @@ def preload(bootstrap: str, topic: str, scenario: Scenario) -> None:
 
 def pace(bootstrap: str, topic: str, scenario: Scenario, per_s: float, seconds: float) -> None:
     """Produces at an even rate, each record sent at once. Returns when the broker has all of them."""
-    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 0})
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "log_level": QUIET, "enable.idempotence": True, "linger.ms": 0}
+    )
     producer.list_topics(topic, timeout=10)
     make = maker(scenario.shape)
     begin = time.perf_counter()
@@ -145,7 +150,7 @@ def pace(bootstrap: str, topic: str, scenario: Scenario, per_s: float, seconds: 
 
 def warm_up(bootstrap: str, topic: str, scenario: Scenario) -> None:
     """One record per partition that every measurement skips."""
-    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True})
+    producer = Producer({"bootstrap.servers": bootstrap, "log_level": QUIET, "enable.idempotence": True})
     make = maker(scenario.shape)
     for partition in range(scenario.partitions):
         value, headers = make(Mark(WARM_UP, partition, 0))

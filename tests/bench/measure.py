@@ -1,5 +1,6 @@
 """The independent reader: what became visible under read_committed, when, and whether it was right."""
 
+import gc
 import math
 import os
 import time
@@ -12,7 +13,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from tests.bench.checks import KeyChecks
 from tests.bench.load import HEADER_NAMES, Mark, mark_of
-from tests.bench.process import cpu_seconds
+from tests.bench.process import cpu_seconds, machine_cpu_seconds
 from tests.bench.scenarios import Scenario, Shape
 
 WARM_UP_NS = 1_000_000_000
@@ -25,6 +26,8 @@ class Throughput:
     seconds: float
     cpu_s: float
     broker_cpu_s: float | None
+    others_cpu_s: float
+    """CPU time of the machine that neither the system, nor the broker, nor this process used."""
 
     @property
     def events_per_s(self) -> float:
@@ -32,9 +35,16 @@ class Throughput:
 
     @property
     def broker_cpu_share(self) -> float | None:
-        if self.broker_cpu_s is None:
-            return None
-        return self.broker_cpu_s / (self.seconds * len(os.sched_getaffinity(0)))
+        return None if self.broker_cpu_s is None else self.broker_cpu_s / self._cores_s
+
+    @property
+    def others_cpu_share(self) -> float:
+        """How much of the machine was busy with something else: above a tenth or so, measure again."""
+        return max(0.0, self.others_cpu_s / self._cores_s)
+
+    @property
+    def _cores_s(self) -> float:
+        return self.seconds * (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +55,12 @@ class Watched:
     broker_pid: int | None
     check: Callable[[], None]
 
-    def clocks(self) -> tuple[float, float, float]:
-        """Wall, system CPU, broker CPU (0 when it cannot be told), in seconds."""
+    def clocks(self) -> tuple[float, float, float, float]:
+        """Wall, system CPU, broker CPU (0 when it cannot be told), all CPU but these and our own; in seconds."""
+        system = cpu_seconds(self.pid)
         broker = 0.0 if self.broker_pid is None else cpu_seconds(self.broker_pid)
-        return time.perf_counter(), cpu_seconds(self.pid), broker
+        others = machine_cpu_seconds() - system - broker - time.process_time()
+        return time.perf_counter(), system, broker, others
 
 
 class Watcher:
@@ -83,6 +95,13 @@ class Watcher:
 
     def throughput(self, scenario: Scenario, watched: Watched, patience_s: float) -> Throughput:
         """Watches until all records are out or the window is over. TimeoutError when nothing comes."""
+        gc.disable()  # the records read so far are kept for the checks: collecting would walk all of them
+        try:
+            return self._window(scenario, watched, patience_s)
+        finally:
+            gc.enable()
+
+    def _window(self, scenario: Scenario, watched: Watched, patience_s: float) -> Throughput:
         seen, first_at, opened, seen_at_open = 0, 0.0, None, 0
         patience_ends = time.perf_counter() + patience_s
         while True:
@@ -101,8 +120,8 @@ class Watcher:
                     opened, seen_at_open = watched.clocks(), seen
             elif seen >= scenario.records or now - opened[0] >= scenario.window_s:
                 break
-        wall, cpu, broker_cpu = (after - before for before, after in zip(opened, watched.clocks(), strict=True))
-        return Throughput(seen - seen_at_open, wall, cpu, None if watched.broker_pid is None else broker_cpu)
+        wall, cpu, broker, others = (after - before for before, after in zip(opened, watched.clocks(), strict=True))
+        return Throughput(seen - seen_at_open, wall, cpu, None if watched.broker_pid is None else broker, others)
 
     def drain(self, quiet_s: float = 1.0) -> None:
         """Reads on until nothing has come for `quiet_s`, and checks everything read so far."""

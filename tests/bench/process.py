@@ -6,10 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.bench.profiling import profiled
 
 ROOT = Path(__file__).resolve().parents[2]
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -19,6 +23,14 @@ def cpu_seconds(pid: int) -> float:
     """User + system time of a process, all its threads, in steps of one clock tick (10 ms)."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def machine_cpu_seconds() -> float:
+    """CPU time that the whole machine has spent busy; time stolen by its host counts as busy."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+        int, Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+    )
+    return (user + nice + system + irq + softirq + steal) / _TICKS
 
 
 def pid_listening_on(port: int) -> int | None:
@@ -54,10 +66,15 @@ class Job:
     work_s: float
     headers: bool
     variant: str
+    profile: str | None
+    """Where to write a profile; None: none."""
 
 
-def job_from_argv() -> Job:
-    return Job(**json.loads(sys.argv[1]))
+def start(main: Callable[[Job], None]) -> None:
+    """Runs a system's `main` with the job on the command line."""
+    job = Job(**json.loads(sys.argv[1]))
+    with profiled(Path(job.profile)) if job.profile else nullcontext():
+        main(job)
 
 
 class Died(RuntimeError):
@@ -72,7 +89,8 @@ class System:
         self._log = log
         self._grace_s = grace_s
         self.cpu_total_s = 0.0
-        self.killed = False
+        self.ending = ""
+        """What was wrong with the end; empty: it stopped on SIGTERM by itself and said it was well."""
 
     def __enter__(self) -> Self:
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -98,9 +116,11 @@ class System:
         deadline = time.monotonic() + self._grace_s
         while time.monotonic() < deadline:
             if self._reap():
+                if self._process.returncode:
+                    self.ending = f"stopped with {self._process.returncode} on SIGTERM; log {self._log}"
                 return
             time.sleep(0.02)
-        self.killed = True
+        self.ending = f"did not stop within {self._grace_s:g} s of SIGTERM: killed"
         os.kill(self.pid, signal.SIGKILL)
         while not self._reap():
             time.sleep(0.02)

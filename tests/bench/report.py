@@ -27,6 +27,7 @@ class Row:
     broker_cpu_share: float | None = None
     events: int = 0
     window_s: float = 0.0
+    others_cpu_share: float | None = None
     process_cpu_s: float | None = None
     paced_per_s: float | None = None
     paced_events: int = 0
@@ -52,9 +53,9 @@ def show(rows: Sequence[Row]) -> None:
     table = Table(title="Lockgate beside its peers")
     for name in ("scenario", "system"):
         table.add_column(name)
-    for name in (
-        "events/s", "of ceiling", "us CPU/event", "p50 ms", "p99 ms", "at /s", "broker CPU", "measured on", "right?"
-    ):  # fmt: skip
+    for name in ("events/s", "of ceiling", "us CPU/event", "p50 ms", "p99 ms", "at /s"):
+        table.add_column(name, justify="right")
+    for name in ("broker CPU", "others", "measured on", "right?"):
         table.add_column(name, justify="right")
     for before, row in zip([None, *rows], rows, strict=False):
         if before is not None and before.scenario != row.scenario:
@@ -71,6 +72,7 @@ def show(rows: Sequence[Row]) -> None:
             _number(row.p99_ms, ",.1f"),
             _number(row.paced_per_s, ",.0f"),
             _number(row.broker_cpu_share, ".0%"),
+            _number(row.others_cpu_share, ".0%"),
             f"{row.events:,} in {row.window_s:.1f} s" if row.events else "-",
             "; ".join(row.violations) or ("all" if row.complete else "so far"),
         )

@@ -47,8 +47,8 @@ class Scenario:
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("passthrough", partitions=8, keys=1_000, records=400_000, work_s=0.0),
-        Scenario("passthrough-headers", partitions=8, keys=1_000, records=300_000, work_s=0.0, shape=Shape.EVENT),
+        Scenario("passthrough", partitions=8, keys=1_000, records=600_000, work_s=0.0),
+        Scenario("passthrough-headers", partitions=8, keys=1_000, records=400_000, work_s=0.0, shape=Shape.EVENT),
         Scenario("work-5ms", partitions=4, keys=100, records=100_000, work_s=0.005),
         Scenario("work-100ms", partitions=8, keys=1_000, records=80_000, work_s=0.1),
         Scenario(

@@ -10,7 +10,7 @@ import signal
 import uvloop
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
-from tests.bench.process import Job, job_from_argv
+from tests.bench.process import Job, start
 from tests.bench.systems.lanes import work_by_key
 
 BATCH = 10_000
@@ -84,4 +84,4 @@ def publish(consumer: Consumer, producer: Producer, batch: list[Message], topic:
 
 
 if __name__ == "__main__":
-    main(job_from_argv())
+    start(main)

@@ -12,7 +12,7 @@ from faststream import AckPolicy, FastStream
 from faststream.confluent import KafkaBroker, KafkaPublishMessage
 from faststream.confluent.annotations import KafkaMessage
 
-from tests.bench.process import Job, job_from_argv
+from tests.bench.process import Job, start
 from tests.bench.systems.lanes import work, work_by_key
 
 
@@ -57,8 +57,9 @@ def tuned(job: Job) -> KafkaBroker:
         auto_offset_reset="earliest",
         ack_policy=AckPolicy.NACK_ON_ERROR,
         batch=True,
-        max_records=2_000,
-        polling_interval=0.05,
+        max_records=10_000,
+        polling_interval=0.02,
+        max_partition_fetch_bytes=262_144,
         decoder=as_records,
     )
     async def relay(records: tuple[Message, ...]) -> None:
@@ -92,4 +93,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    main(job_from_argv())
+    start(main)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import faust
 
-from tests.bench.process import Job, job_from_argv
+from tests.bench.process import Job, start
 from tests.bench.systems.lanes import work, work_by_key
 
 _TUNED = {
@@ -15,6 +15,7 @@ _TUNED = {
     "producer_max_batch_size": 262_144,
     "stream_buffer_maxsize": 16_384,
     "broker_max_poll_records": 5_000,
+    "consumer_max_fetch_size": 262_144,  # so that a batch holds records of every partition
     "broker_commit_interval": 1.0,
     "topic_allow_declare": False,
     "topic_disable_leader": True,
@@ -39,7 +40,7 @@ def app_for(job: Job) -> faust.App:
             await event.forward(sink)
 
     async def by_batch(stream: faust.Stream) -> AsyncIterator[None]:
-        async for events in stream.take_events(1_000, within=0.05):
+        async for events in stream.take_events(10_000, within=0.02):
             await work_by_key((event.key for event in events), job.work_s)
             # The stream acknowledges the batch when the body returns: only then all deliveries are confirmed.
             await asyncio.gather(
@@ -69,4 +70,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    main(job_from_argv())
+    start(main)

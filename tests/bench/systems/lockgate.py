@@ -7,11 +7,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from agents.shell import StreamApp, run
 from pipeline.outcome import Next
 from pipeline.stream.delivery import Delivery
-from pipeline.stream.route import Route
+from pipeline.stream.exits import Route
 from pipeline.stream.limits import StageLimits
 from pipeline.stream.output import Output
 from pipeline.stream.stage import Stage
-from tests.bench.process import Job, job_from_argv
+from tests.bench.process import Job, start
 from tests.bench.systems.lanes import work
 
 
@@ -62,4 +62,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    main(job_from_argv())
+    start(main)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agents.worker import run_worker
 from pipeline.config import Settings
-from tests.bench.process import Job, job_from_argv
+from tests.bench.process import Job, start
 
 
 def main(job: Job) -> None:
@@ -15,4 +15,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    main(job_from_argv())
+    start(main)
