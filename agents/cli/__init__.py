@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agents.cli import broker, dead_letters, decisions, demo, lag, publish, samples, topics, worker
+from agents.cli import broker, context, dead_letters, decisions, demo, lag, publish, samples, topics, worker
 from agents.cli.invocation import Invocation
 from agents.cli.output import ExitCode, exit_code, say
 from pipeline.errors import LockgateError
@@ -82,6 +82,7 @@ for command in (
     topics.topics,
     publish.publish,
     samples.samples,
+    context.context,
     worker.worker,
     decisions.decisions,
     dead_letters.dlq,

@@ -2,34 +2,26 @@
 
 In the workflow's folder lie `samples.jsonl` (events as `lockgate publish` takes them), `samples-raw.jsonl` (records
 byte for byte, for what no right publisher would send) and `context/NAME.jsonl`, one for each topic `context-NAME`.
-A line of context is {"key": ..., "age_days": ..., "value": ...}: its record gets a timestamp of that age, so that what
-is stale is stale on whatever day it is published. The value null takes the key back.
+The lines of context are those of `lockgate context load`, but may hold what no view can read.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Base64Bytes, BaseModel, ConfigDict, ValidationError
 
+from agents.cli.context_lines import context_drafts
 from agents.cli.drafting import Draft, Drafting
 from agents.cli.mapping import RowIds, Unfit
 from agents.cli.sources import Form, open_input, read_table
-from pipeline.codec import Codec, json_text
+from pipeline.codec import Codec
 from pipeline.config import explain
 from pipeline.errors import ConfigError
-
-_DAY_MS = 86_400_000
 
 
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Context(_Line):
-    key: Annotated[str, Field(min_length=1)]
-    age_days: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    value: JsonValue
 
 
 class _Bytes(_Line):
@@ -47,7 +39,7 @@ L = TypeVar("L", bound=_Line)
 
 def context_of(folder: Path, now_ms: int) -> list[tuple[str, Sequence[Draft]]]:
     """The name of each context that a workflow brings along, with its records as they would be today."""
-    return [(file.stem, tuple(_context_drafts(file, now_ms))) for file in sorted(folder.glob("context/*.jsonl"))]
+    return [(file.stem, _context_of(file, now_ms)) for file in sorted(folder.glob("context/*.jsonl"))]
 
 
 def messages_of(folder: Path, max_bytes: int) -> Sequence[Draft]:
@@ -56,10 +48,9 @@ def messages_of(folder: Path, max_bytes: int) -> Sequence[Draft]:
     return (*_event_drafts(folder / "samples.jsonl", max_bytes), *(_raw_drafts(raw) if raw.is_file() else ()))
 
 
-def _context_drafts(file: Path, now_ms: int) -> Iterator[Draft]:
-    for number, line in _lines(file, _Context):
-        value = None if line.value is None else json_text.dump(line.value).encode()
-        yield Draft(number, line.key.encode(), value, (), now_ms - round(line.age_days * _DAY_MS))
+def _context_of(file: Path, now_ms: int) -> Sequence[Draft]:
+    with file.open("rb") as stream:
+        return tuple(context_drafts(stream, str(file), now_ms, objects_only=False))
 
 
 def _event_drafts(file: Path, max_bytes: int) -> Iterator[Draft]:

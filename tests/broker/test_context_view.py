@@ -439,3 +439,40 @@ def test_the_topics_as_applied_keep_the_time_of_the_owner(kafka, environment, lo
     write(kafka, f"{environment}.context-customers", ("c", customer(), now_ms() - 400 * DAY_MS))
     (record,) = read_all(kafka, f"{environment}.context-customers")
     assert record.timestamp()[0] == TIMESTAMP_CREATE_TIME
+
+
+def test_one_bad_line_and_no_context_is_loaded(kafka, environment, lockgate, tmp_path):
+    file = tmp_path / "customers.jsonl"
+    file.write_text('{"key": "c-1", "value": {}}\n{"key": "c-2", "value": 7}\n', "utf-8")
+    refused = lockgate("context", "load", "customers", str(file))
+    assert refused.exit_code == ExitCode.USAGE
+    assert f"{file}:2: value: must be an object" in refused.stderr
+
+    async def nothing_is_there():
+        async with viewing(kafka, f"{environment}.context-customers") as view:
+            assert view.entries.count == 0
+
+    asyncio.run(nothing_is_there())
+    file.write_text("\n", "utf-8")
+    assert lockgate("context", "load", "customers", str(file)).exit_code == ExitCode.NOT_FOUND
+
+
+def test_context_that_is_loaded_from_a_file_is_known_with_its_age(kafka, environment, lockgate, tmp_path):
+    file = tmp_path / "customers.jsonl"
+    lines = [
+        {"key": "c-1", "age_days": 40, "value": customer()},
+        {"key": "c-2", "value": {}},
+        {"key": "c-2", "value": None},
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    loaded = lockgate("context", "load", "customers", str(file), "--json")
+    assert json.loads(loaded.stdout) == {"topic": f"{environment}.context-customers", "loaded": 2, "deleted": 1}
+
+    async def scenario():
+        async with viewing(kafka, f"{environment}.context-customers") as view:
+            found = await view.lookup("c-1")
+            assert found.value == customer()
+            assert 40 * DAY_MS <= now_ms() - found.timestamp_ms < 40 * DAY_MS + 120_000
+            assert isinstance(await view.lookup("c-2"), Missing)
+
+    asyncio.run(scenario())

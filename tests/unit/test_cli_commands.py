@@ -27,6 +27,7 @@ COMMANDS = [
     ["topics", "plan"],
     ["topics", "apply"],
     ["publish", "-"],
+    ["context", "load", "customers", "-"],
     ["worker"],
     ["decisions"],
     ["dlq", "list"],
