@@ -12,7 +12,8 @@ from hashlib import sha256
 from typing import TypeAlias
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
-Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
+"""In order, names may repeat; None and b"" are two things to Kafka, and stay two."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ class Drafting:
             raise Unfit(f"data.{name}: {what}", self._data_column(name)) from None
 
     def _check(self, key: bytes | None, value: bytes, headers: Headers) -> None:
-        size = len(key or b"") + len(value) + sum(len(name) + len(content) for name, content in headers)
+        size = len(key or b"") + len(value) + sum(len(name) + len(content or b"") for name, content in headers)
         if size + _RECORD_OVERHEAD > self.max_bytes:
             raise Unfit(f"{size:,} bytes, where workflow-events takes {self.max_bytes:,}: make the event smaller")
         try:

@@ -81,7 +81,7 @@ def first_position(delivery: Delivery) -> Position:
     said = dict(delivery.headers)
     try:
         partition, offset, timestamp_ms = (
-            int(said[name]) for name in (output.ORIGIN_PARTITION, output.ORIGIN_OFFSET, output.ORIGIN_TIMESTAMP)
+            int(said[name] or b"") for name in (output.ORIGIN_PARTITION, output.ORIGIN_OFFSET, output.ORIGIN_TIMESTAMP)
         )
     except (KeyError, ValueError):
         return here
@@ -136,7 +136,7 @@ def identity_in(headers: Headers) -> str | None:
     """The identity that headers name; None when they name none, or not in UTF-8."""
     said = dict(headers)
     try:
-        source, event_id = said["ce_source"].decode(), said["ce_id"].decode()
+        source, event_id = (said["ce_source"] or b"").decode(), (said["ce_id"] or b"").decode()
     except (KeyError, UnicodeDecodeError):
         return None
     return identity_text(source, event_id) if source and event_id else None

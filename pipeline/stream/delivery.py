@@ -73,7 +73,7 @@ class Delivery:
         self.headers = headers
         self.size = (len(key) if key else 0) + (len(value) if value else 0)
         for name, content in headers:
-            self.size += len(name) + len(content)
+            self.size += len(name) + (len(content) if content else 0)
         # Where it lay in the input topic: the same as above, but for a record read from the retry topic.
         self.source_offset = offset
         self.source_timestamp_ms = timestamp_ms

@@ -121,7 +121,7 @@ def unpark(delivery: Delivery) -> None:
     added = dict(delivery.headers[at:])
     try:
         offset, timestamp_ms, attempt, first_ms = (
-            int(added[name])
+            int(added[name] or b"")
             for name in (output.SOURCE_OFFSET, output.SOURCE_TIMESTAMP, output.ATTEMPT, output.FIRST_FAILURE)
         )
         first_s = first_ms / 1000

@@ -457,4 +457,4 @@ def _headers(message: Message) -> Headers:
         # the envelope in the headers, will call the record poison.
         log.warning("%s[%d]@%d: headers cannot be read", message.topic(), message.partition(), message.offset())
         return ()
-    return tuple((name, content or b"") for name, content in headers or ())
+    return tuple(headers or ())

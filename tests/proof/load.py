@@ -32,7 +32,7 @@ class Published:
     partition: int
     offset: int
     value: bytes
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class _Event:
     sequence: int
     poison: bool
     value: bytes
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 def numbered_json(key: str, sequence: int) -> bytes:
@@ -69,7 +69,7 @@ class Load:
     repeat_every: int | None = None
     value: Value = numbered_json
     event_type: str = "ticket.created"
-    headers: tuple[tuple[str, bytes], ...] = (("content-type", b"application/json"),)
+    headers: tuple[tuple[str, bytes | None], ...] = (("content-type", b"application/json"),)
     seed: int = 1
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
@@ -173,7 +173,7 @@ class Load:
             *self.headers,
         ]
         if poison:
-            headers.append(("not-text", b"\xff\xfe\x00"))
+            headers += [("not-text", b"\xff\xfe\x00"), ("no-value", None), ("no-value", b"")]
         return _Event(event_id, key, sequence, poison, value, tuple(headers))
 
     def _send(self, producer: Producer, event: _Event) -> None:
