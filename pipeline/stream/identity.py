@@ -52,7 +52,8 @@ def admit(
         return Repeat.DUPLICATE if known[:16] == content else Repeat.CONFLICT
     changes = state.put(identity, content + pack(">q", now_ms))
     oldest = state.oldest()
-    if oldest is not None and now_ms - _taken_ms(oldest[1]) > horizon_ms:
+    # Other memories lie in the same state, such as names used once: those have no horizon of ours.
+    if oldest is not None and len(oldest[1]) == ENTRY_BYTES and now_ms - _taken_ms(oldest[1]) > horizon_ms:
         changes += (state.delete(oldest[0]),)
     return Fresh(changes)
 
