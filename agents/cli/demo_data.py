@@ -5,11 +5,12 @@ byte for byte, for what no right publisher would send) and `context/NAME.jsonl`,
 The lines of context are those of `lockgate context load`, but may hold what no view can read.
 """
 
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 
 from agents.cli.context_lines import context_drafts
 from agents.cli.drafting import Draft, Drafting
@@ -19,22 +20,23 @@ from pipeline.codec import Codec
 from pipeline.config import explain
 from pipeline.errors import ConfigError
 
+Base64 = Annotated[bytes, PlainValidator(lambda text: b64decode(text, validate=True))]
 
-class _Line(BaseModel):
+
+class _Bytes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class _Bytes(_Line):
-    key: Base64Bytes | None
-    value: Base64Bytes | None
-    headers: tuple[tuple[str, Base64Bytes], ...]
+    key: Base64 | None
+    value: Base64 | None
+    headers: tuple[tuple[str, Base64], ...]
 
 
-class _Raw(_Line):
+class _Raw(BaseModel):
+    """A line of the raw file: {"raw": {"key": base64, "value": base64, "headers": [[name, base64], ...]}}."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     raw: _Bytes
-
-
-L = TypeVar("L", bound=_Line)
 
 
 def context_of(folder: Path, now_ms: int) -> list[tuple[str, Sequence[Draft]]]:
@@ -65,13 +67,9 @@ def _event_drafts(file: Path, max_bytes: int) -> Iterator[Draft]:
 
 
 def _raw_drafts(file: Path) -> Iterator[Draft]:
-    for number, line in _lines(file, _Raw):
-        yield Draft(number, line.raw.key, line.raw.value, line.raw.headers)
-
-
-def _lines(file: Path, kind: type[L]) -> Iterator[tuple[int, L]]:
     for number, text in enumerate(file.read_text("utf-8").rstrip("\n").split("\n"), start=1):
         try:
-            yield number, kind.model_validate_json(text)
+            raw = _Raw.model_validate_json(text).raw
         except ValidationError as error:
             raise ConfigError(f"{file}:{number}: {explain(error)}") from None
+        yield Draft(number, raw.key, raw.value, raw.headers)

@@ -44,7 +44,7 @@ CUSTOMERS = 500
 FRESH, STALE = 450, 475
 """Customers below the first are known and fresh, below the second known and stale, the others unknown."""
 UNSOUND = 0.1
-"""Share of the events that come from a stale or unknown customer, half of each."""
+"""Share of the events that come from a stale or unknown customer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,17 @@ def questions(file: Path, every: int = 1) -> list[Question]:
         if seen[label] % every == 0:
             taken.append((text, intent_name(label)))
     held_out = _held_out(taken, random)
+    unsound = set(random.sample(range(len(taken)), round(len(taken) * UNSOUND)))
     ids = RowIds()
     return [
-        Question(ids.next(f"{text},{intent}".encode()), text, intent, _customer(random), _plain(text) in held_out)
-        for text, intent in taken
+        Question(
+            ids.next(f"{text},{intent}".encode()),
+            text,
+            intent,
+            random.randrange(FRESH, CUSTOMERS) if number in unsound else random.randrange(FRESH),
+            _plain(text) in held_out,
+        )
+        for number, (text, intent) in enumerate(taken)
     ]
 
 
@@ -102,15 +109,10 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _customer(random: Random) -> int:
-    if random.random() >= UNSOUND:
-        return random.randrange(FRESH)
-    return random.randrange(FRESH, STALE) if random.random() < 0.5 else random.randrange(STALE, CUSTOMERS)
-
-
 def derive(root: Path, asked: Iterable[Question]) -> Path:
     """Writes the workflow and the context into `root`; returns the folder for `lockgate worker --workflows`."""
-    rmtree(root, ignore_errors=True)
+    for made in ("workflows", "context"):
+        rmtree(root / made, ignore_errors=True)
     folder = root / "workflows" / NAME
     folder.mkdir(parents=True)
     shipped = load_workflow(FOLDER)
@@ -263,11 +265,10 @@ def main() -> int:
         print(f"{CSV} is not there: the set is no part of this project", file=sys.stderr)
         return 5
     root = BUILD / NAME
-    with own_broker(BUILD / "banking77-broker") as bootstrap:
-        BUILD.mkdir(exist_ok=True)
-        with Crew(BUILD) as crew:
-            line = Line(bootstrap, f"b77-{int(time.time())}", BUILD / "banking77-worker", crew)
-            figures = run(line, questions(CSV), root, bound_s=600)
+    root.mkdir(parents=True, exist_ok=True)
+    with own_broker(root / "broker") as bootstrap, Crew(root) as crew:
+        line = Line(bootstrap, f"b77-{int(time.time())}", root / "data", crew)
+        figures = run(line, questions(CSV), root, bound_s=600)
     (BUILD / "banking77.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     show(figures)
     return 0 if figures["conserved"] else 1
