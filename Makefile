@@ -19,6 +19,9 @@ setup: .venv/.ready ## make the environment: Python packages, Java and Maven (in
 	$(BIN)/python -c "from pipeline.broker.jars import runtime; runtime()"
 	@touch $@
 
+demo: setup ## the main job from nothing: where each of the sample messages went, and one decision explained
+	$(BIN)/lockgate demo
+
 lint: setup ## ruff, mypy strict, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
