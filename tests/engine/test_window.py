@@ -1,6 +1,7 @@
 """Single behaviours of the window: what agents may do, and what becomes of the record."""
 
 import asyncio
+from functools import wraps
 from random import Random
 
 import pytest
@@ -80,13 +81,12 @@ async def agent(window, step):
 
 
 def running(test):
-    """Runs an async test; whatever tasks it leaves are cancelled by the loop's end."""
+    """Runs an async test, which must not wait for ever. What tasks it leaves are cancelled at its end."""
 
+    @wraps(test)
     def run(*args, **kwargs):
-        asyncio.run(test(*args, **kwargs))
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 10))
 
-    run.__name__ = test.__name__
-    run.__doc__ = test.__doc__
     return run
 
 
@@ -133,19 +133,17 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("error", "end", "kind", "cause"), FAILURES, ids=lambda value: repr(value)[:30])
-def test_an_exception_becomes_an_outcome_by_its_class(error, end, kind, cause):
-    async def run():
-        bench = Bench()
-        bench.admit(b"1")
-        async with await bench.window.get():
-            raise error
-        if end == "retry":
-            assert (bench.finished, bench.counters.retried) == ([], 1)
-        else:
-            assert bench.topics() == [["dev.dead"]]
-            assert (bench.said(output.CLASS), bench.said(output.CAUSE)) == (kind, cause)
-
-    asyncio.run(run())
+@running
+async def test_an_exception_becomes_an_outcome_by_its_class(error, end, kind, cause):
+    bench = Bench()
+    bench.admit(b"1")
+    async with await bench.window.get():
+        raise error
+    if end == "retry":
+        assert (bench.finished, bench.counters.retried) == ([], 1)
+    else:
+        assert bench.topics() == [["dev.dead"]]
+        assert (bench.said(output.CLASS), bench.said(output.CAUSE)) == (kind, cause)
 
 
 @running
@@ -159,41 +157,37 @@ async def test_something_that_is_no_outcome_is_a_dead_letter_and_the_key_goes_on
 
 
 @pytest.mark.parametrize("error", [EncodeError("no field x"), ValueError("a fault")])
-def test_an_outcome_that_cannot_be_written_is_a_dead_letter_and_the_agent_lives(error):
+@running
+async def test_an_outcome_that_cannot_be_written_is_a_dead_letter_and_the_agent_lives(error):
     class Broken(Exits):
         def on(self, delivery, outcome):
             raise error
 
-    async def run():
-        bench = Bench(exits=Broken())
-        bench.admit(b"1", b"2", key=b"k")
-        for _ in range(2):
-            async with await bench.window.get() as delivery:
-                delivery.resolve(DONE)
-        assert bench.topics() == [["dev.dead"], ["dev.dead"]]
-        assert str(error) in bench.said(output.CAUSE)
-        assert bench.tenure.out == 0
-
-    asyncio.run(run())
+    bench = Bench(exits=Broken())
+    bench.admit(b"1", b"2", key=b"k")
+    for _ in range(2):
+        async with await bench.window.get() as delivery:
+            delivery.resolve(DONE)
+    assert bench.topics() == [["dev.dead"], ["dev.dead"]]
+    assert str(error) in bench.said(output.CAUSE)
+    assert bench.tenure.out == 0
 
 
 @pytest.mark.parametrize(
     ("error", "kind"), [(DecodeError("no avro"), "poison"), (RuntimeError("a fault"), "permanent")]
 )
-def test_what_cannot_be_decoded_is_a_dead_letter_without_an_agent(error, kind):
+@running
+async def test_what_cannot_be_decoded_is_a_dead_letter_without_an_agent(error, kind):
     def decode(delivery):
         if delivery.value == b"bad":
             raise error
         return delivery.value
 
-    async def run():
-        bench = Bench(decode=decode)
-        bench.admit(b"bad", b"good", key=b"k")
-        assert (await bench.window.get()).value == b"good"
-        assert bench.topics() == [["dev.dead"]]
-        assert bench.said(output.CLASS) == kind
-
-    asyncio.run(run())
+    bench = Bench(decode=decode)
+    bench.admit(b"bad", b"good", key=b"k")
+    assert (await bench.window.get()).value == b"good"
+    assert bench.topics() == [["dev.dead"]]
+    assert bench.said(output.CLASS) == kind
 
 
 # -- agents that misbehave ------------------------------------------------------------------------------------

@@ -364,6 +364,8 @@ class WindowAndAgents(RuleBasedStateMachine):
         late = [d for d in self.window._out if not d.entered and self.clock.now - d.started_s > LIMITS.deadline_s]
         assert late == [], "a record lies with an agent that never entered"
         self.run_loop()
+        stubborn = {hand.delivery for hand in self.hands if hand.stubborn}
+        assert [d for d in self.window._out if d.overdue and d not in stubborn] == [], "a deadline did nothing"
 
     @rule()
     def sweep_in_the_middle_of_a_turn(self):
