@@ -298,7 +298,11 @@ class Worker:
     def __init__(self, kafka, environment, **settings):
         command = [sys.executable, "-m", "agents.cli", "--bootstrap", kafka, "--environment", environment]
         self.process = subprocess.Popen(
-            [*command, "worker", *STAGES], cwd=ROOT, env=os.environ | settings, stderr=subprocess.PIPE, text=True
+            [*command, "worker", *STAGES],
+            cwd=Path(os.environ["LOCKGATE_DATA_DIR"]).parent,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | settings,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def __enter__(self):

@@ -127,6 +127,12 @@ def test_an_identity_that_cannot_be_compared_is_not_the_same():
     assert outcome(replace(EVENT, subject=None)).reasons == ("context_mismatch:customer",)
 
 
+def test_two_identities_that_are_both_unknown_are_not_the_same():
+    rule = CUSTOMER.model_copy(update={"same": {"guardian": ("subject",)}})
+    orphan = customer(guardian=None)
+    assert outcome(replace(EVENT, subject=None), (rule,), customer=orphan).reasons == ("context_mismatch:customer",)
+
+
 def test_stale_required_context_goes_to_people_who_see_it_with_its_age():
     review = outcome(customer=customer(age_days=31))
     assert review.reasons == ("context_stale:customer",)
