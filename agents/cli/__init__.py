@@ -7,7 +7,21 @@ from typing import Any
 
 import click
 
-from agents.cli import broker, context, dead_letters, decisions, demo, lag, publish, samples, topics, worker
+from agents.cli import (
+    broker,
+    context,
+    correct,
+    dead_letters,
+    decisions,
+    demo,
+    lag,
+    outcomes,
+    publish,
+    review,
+    samples,
+    topics,
+    worker,
+)
 from agents.cli.invocation import Invocation
 from agents.cli.output import ExitCode, exit_code, say
 from pipeline.errors import LockgateError
@@ -85,6 +99,9 @@ for command in (
     context.context,
     worker.worker,
     decisions.decisions,
+    review.review,
+    correct.correct,
+    outcomes.outcomes,
     dead_letters.dlq,
     lag.lag,
 ):

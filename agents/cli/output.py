@@ -28,6 +28,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130  # Ctrl-C
 
 
+class Refused(LockgateError):
+    """A rule of the workflow forbids it. Nothing was done."""
+
+
 class NothingFound(LockgateError):
     """What the command line named is not there."""
 
@@ -39,7 +43,7 @@ def exit_code(error: LockgateError) -> ExitCode:
             return ExitCode.USAGE
         case BrokerUnavailable():
             return ExitCode.BROKER
-        case TopicPlanRefused():
+        case TopicPlanRefused() | Refused():
             return ExitCode.REFUSED
         case NothingFound():
             return ExitCode.NOT_FOUND
@@ -95,6 +99,18 @@ def moment(timestamp_ms: int) -> str:
     if timestamp_ms < 0:
         return "-"
     return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def span(seconds: float) -> str:
+    """A time that has passed, for people: two units at most."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 @contextmanager

@@ -17,7 +17,17 @@ import agents.worker
 from agents.cli import main
 from agents.cli.children import Children
 from agents.cli.invocation import Invocation
-from agents.cli.output import ExitCode, exit_code, moment, print_table, progress, shown
+from agents.cli.output import (
+    ExitCode,
+    NothingFound,
+    Refused,
+    exit_code,
+    moment,
+    print_table,
+    progress,
+    shown,
+    span,
+)
 from pipeline.errors import BrokerUnavailable, ConfigError, LockgateError, StageStopped, TopicPlanRefused
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +40,11 @@ COMMANDS = [
     ["context", "load", "customers", "-"],
     ["worker"],
     ["decisions"],
+    ["review", "list"],
+    ["review", "show", "r"],
+    ["review", "decide", "r", "--approve", "--reviewer", "x", "--reason", "y"],
+    ["correct", "d", "--action", "none", "--reviewer", "x", "--reason", "y"],
+    ["outcomes"],
     ["dlq", "list"],
     ["dlq", "show", "0:0"],
     ["lag"],
@@ -117,6 +132,8 @@ def test_down_without_a_broker_is_no_failure(lockgate):
         (ConfigError("x"), ExitCode.USAGE),
         (BrokerUnavailable("x"), ExitCode.BROKER),
         (TopicPlanRefused("x"), ExitCode.REFUSED),
+        (Refused("x"), ExitCode.REFUSED),
+        (NothingFound("x"), ExitCode.NOT_FOUND),
         (StageStopped("x"), ExitCode.FAILED),
         (LockgateError("x"), ExitCode.FAILED),
     ],
@@ -267,6 +284,21 @@ def test_nothing_that_is_shown_can_steer_a_terminal(value, text):
 def test_a_time_is_shown_in_utc():
     assert moment(1_767_225_600_000) == "2026-01-01T00:00:00Z"
     assert moment(-1) == "-"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (99.4, "99 s"),
+        (100, "1 min 40 s"),
+        (3_600, "1 h 00 min"),
+        (86_399, "23 h 59 min"),
+        (180_000, "2 d 2 h"),
+    ],
+)
+def test_a_span_has_two_units_at_most(seconds, text):
+    assert span(seconds) == text
 
 
 def test_a_table_in_a_pipe_is_never_cut(capsys):
