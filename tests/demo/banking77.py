@@ -160,10 +160,11 @@ def run(line: Line, asked: Sequence[Question], root: Path, bound_s: float) -> di
     settings = load_settings().model_copy(update={"bootstrap_servers": line.bootstrap, "environment": line.environment})
     for name, drafts in context_of(root, round(time.time() * 1000)):
         send(settings, f"{line.environment}.context-{name}", drafts, 1 << 20, lambda _: None)
+    workflow = load_workflow(workflows / NAME)
     events = root / "events.jsonl"
     with events.open("w", encoding="utf-8") as file:
         for question in asked:
-            file.write(json.dumps(_event(question, load_workflow(FOLDER).event_type)) + "\n")
+            file.write(json.dumps(_event(question, workflow.event_type)) + "\n")
     worker = line.start("--workflows", str(workflows))
     began = time.monotonic()
     line.lockgate("publish", str(events))
@@ -172,7 +173,6 @@ def run(line: Line, asked: Sequence[Question], root: Path, bound_s: float) -> di
     assert worker.alive, worker.said()[-2000:]
     worker.terminate(10)
     endings = _endings(line, ledger)
-    workflow = load_workflow(workflows / NAME)
     return {
         "published": report.published,
         "conserved": not report.faults and report.published == sum(report.places.values()) == len(asked),
