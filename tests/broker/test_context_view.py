@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from confluent_kafka import TIMESTAMP_CREATE_TIME, Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from agents.cli import main
@@ -348,8 +348,10 @@ def outcomes(kafka, environment, count, within_s=60):
     codec = Codec()
     deadline = time.monotonic() + within_s
     while True:
-        cases = [codec.decode_case(it.value()) for it in read_all(kafka, f"{environment}.workflow-enriched")]
-        reviews = [codec.decode_review(it.value()) for it in read_all(kafka, f"{environment}.human-review")]
+        cases, reviews = [], []
+        with suppress(KafkaException):  # a partition whose leader is not known yet, soon after it was made
+            cases = [codec.decode_case(it.value()) for it in read_all(kafka, f"{environment}.workflow-enriched")]
+            reviews = [codec.decode_review(it.value()) for it in read_all(kafka, f"{environment}.human-review")]
         if len(cases) + len(reviews) == count:
             return {case.event.subject: case for case in cases} | {item.case.event.subject: item for item in reviews}
         assert time.monotonic() < deadline, f"{len(cases)} cases and {len(reviews)} reviews, not {count}"
@@ -441,8 +443,12 @@ def test_a_worker_can_be_stopped_while_it_waits_for_context(kafka, environment, 
 
 def test_the_topics_as_applied_keep_the_time_of_the_owner(kafka, environment, lockgate):
     write(kafka, f"{environment}.context-customers", ("c", customer(), now_ms() - 400 * DAY_MS))
-    (record,) = read_all(kafka, f"{environment}.context-customers")
-    assert record.timestamp()[0] == TIMESTAMP_CREATE_TIME
+
+    async def scenario():
+        async with viewing(kafka, f"{environment}.context-customers") as view:  # it refuses any other time
+            assert now_ms() - (await view.lookup("c")).timestamp_ms >= 400 * DAY_MS
+
+    asyncio.run(scenario())
 
 
 def test_one_bad_line_and_no_context_is_loaded(kafka, environment, lockgate, tmp_path):
