@@ -14,8 +14,11 @@ run(app)
 
 import asyncio
 import logging
+import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -51,6 +54,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
             topic_disable_leader=True,
             stream_wait_empty=False,
             store="memory://",
+            # Faust makes a folder for tables at every start. We have none: it goes where it is in nobody's way.
+            datadir=Path(tempfile.gettempdir()) / f"lockgate-faust-{os.getuid()}",
         )
         self.stages: dict[str, tuple[Stage, StageChannel, int]] = {}
         self.before_stages: list[Callable[[], Awaitable[None]]] = []

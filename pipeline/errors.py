@@ -1,6 +1,6 @@
 """Every error that Lockgate raises on purpose, and the class of every failure.
 
-    LockgateError                 base: its text says what to do
+LockgateError                     base: its text says what to do
     ├── ConfigError               a setting or declaration is wrong; nothing was started
     ├── BrokerUnavailable         no Kafka answers and none can be started here
     ├── TopicPlanRefused          a topic change that would lose data or break order

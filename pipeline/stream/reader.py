@@ -10,13 +10,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from pipeline.errors import StageStopped
 from pipeline.records import Headers
+from pipeline.stream.beside import Beside
 from pipeline.stream.committed import Partition, fetch_committed, outsider
 from pipeline.stream.committer import Membership
 from pipeline.stream.delivery import Delivery
@@ -73,8 +74,7 @@ class Reader(threading.Thread):
         self._abandoned = False
         self._toggled_s = 0.0
         self._breath_until_s = 0.0
-        self._side_consumer: Consumer | None = None
-        self._side_tracks: set[Track] = set()
+        self._beside = Beside(route, limits, self._config)
 
     # -- for other threads ----------------------------------------------------------------------------------
 
@@ -162,7 +162,9 @@ class Reader(threading.Thread):
                 first = consumer.poll(POLL_S)
                 if first is not None:
                     self._feed([first, *consumer.consume(self._limits.batch_records, 0)], self._input_track)
-                self._read_assigned()
+                messages, track_of = self._beside.read(self._tenures.values())
+                if messages:
+                    self._feed(messages, track_of)
                 self._apply_limits()
                 if time.monotonic() - self._membership_asked > 1.0:
                     self._renew_membership()
@@ -171,8 +173,7 @@ class Reader(threading.Thread):
             for tenure in self.tenures:
                 tenure.closing = True
                 tenure.alive = False
-            if self._side_consumer is not None:
-                self._side_consumer.close()
+            self._beside.close()
             consumer.close()
 
     def _answer(self, wait_s: float = 0.0) -> None:
@@ -309,51 +310,6 @@ class Reader(threading.Thread):
             self._consumer.resume(resume)
         if pause or resume:
             self._toggled_s = now
-
-    # -- retry topic and side input -------------------------------------------------------------------------
-
-    def _read_assigned(self) -> None:
-        """Reads what is assigned beside the group: the retry topic only while something of it is not done and its
-        budget has room, the side input while it has room.
-        """
-        wanted = {track for tenure in self._tenures.values() for track in self._wanted(tenure)}
-        if not wanted and not self._side_tracks:
-            return
-        if self._side_consumer is None:
-            self._side_consumer = Consumer(
-                {
-                    "queued.max.messages.kbytes": 1_024,
-                    "fetch.wait.max.ms": 100,
-                    **self._config,
-                    "group.id": self._route.group,
-                    "enable.auto.commit": False,
-                    "enable.auto.offset.store": False,
-                    "isolation.level": "read_committed",
-                    "auto.offset.reset": "error",
-                },
-                logger=log,
-            )
-        consumer = self._side_consumer
-        if wanted != self._side_tracks:
-            consumer.assign([TopicPartition(track.topic, track.partition, track.next_offset) for track in wanted])
-            self._side_tracks = wanted
-        messages = consumer.consume(self._limits.batch_records, 0)
-        if messages:
-            tracks = {(track.topic, track.partition): track for track in wanted}
-            self._feed(messages, lambda message: tracks.get((message.topic(), message.partition())))
-
-    def _wanted(self, tenure: Tenure) -> Iterator[Track]:
-        if tenure.closing:
-            return
-        limit = self._limits.retry_records
-        if tenure.parked.total > 0 and self._has_room(tenure.retry, limit):
-            yield tenure.retry
-        if tenure.side is not None and self._has_room(tenure.side, limit):
-            yield tenure.side
-
-    def _has_room(self, track: Track, limit: int) -> bool:
-        # Full at the limit, read again at half: every change of the assignment throws away what was fetched ahead.
-        return track.held < (limit if track in self._side_tracks else limit // 2 + 1)
 
     # -- rebalances -----------------------------------------------------------------------------------------
 

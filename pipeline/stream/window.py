@@ -306,6 +306,8 @@ class Window:
 
     def _claim(self, delivery: Delivery, name: str) -> None:
         """The name is taken from now on, in the transaction of this delivery."""
+        if self.route.state is None:
+            raise ConfigError(f"stage {self.route.stage} uses a name once, so it needs a state topic")
         state = delivery.track.tenure.state
         delivery.state_changes += state.put(once_key(name), b"%d" % round(self._clock.time() * 1000))
 

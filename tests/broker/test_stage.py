@@ -78,7 +78,8 @@ def test_a_step_that_raises_makes_a_dead_letter_and_stops_nobody(kafka, names):
 
 
 def test_bytes_that_cannot_be_decoded_lie_byte_for_byte_in_the_dead_letters(kafka, names):
-    key, value, headers = b"\xff\xfe\x00key", bytes(range(256)), [("h", b"\x80\x81"), ("h", b"twice"), ("h", b""), ("h", None)]
+    key, value = b"\xff\xfe\x00key", bytes(range(256))
+    headers = [("h", b"\x80\x81"), ("h", b"twice"), ("h", b""), ("h", None)]
     publish(kafka, names.topic("in"), [(b"k1", b"fine"), (key, value, headers), (b"k2", b"fine too")])
 
     def decode(delivery):
