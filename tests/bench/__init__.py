@@ -5,8 +5,9 @@ How a number comes about:
 * **Throughput.** The input topic is filled first. A system starts in a process of its own, and an independent
   `read_committed` consumer watches the output topic. The window opens at the first read after a tenth of the
   records (or two seconds) has come out, so start-up and warm-up are outside, and closes with the last record
-  or after `window_s`. `events_per_s` is the records read inside the window over its length: slow systems are
-  measured on fewer records, in bounded time.
+  or after `window_s`; that of the pipeline opens at the first exit, because its stages run ahead of each other.
+  `events_per_s` is the records read inside the window over its length: slow systems are measured on fewer records,
+  in bounded time.
 * **CPU.** `cpu_us_per_event` is user + system time of the system's process over the same window, from
   /proc; the whole life of the process, start-up included, is in the details (from `os.wait4`).
   `broker_cpu_share` is the broker's CPU time over (window x cores).

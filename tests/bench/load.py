@@ -159,9 +159,25 @@ def warm_up(bootstrap: str, topic: str, scenario: Scenario) -> None:
         raise RuntimeError(f"the broker did not take the warm-up records of {topic}")
 
 
+def know_customers(bootstrap: str, environment: str, scenario: Scenario) -> None:
+    """What enrichment asks for: every key's customer with a product, so that no event ends for want of context."""
+    producer = Producer({"bootstrap.servers": bootstrap, "log_level": QUIET, "enable.idempotence": True})
+    product = {"product_id": "prod-1", "name": "Everyday account", "kind": "current_account"}
+    producer.produce(f"{environment}.context-products", json.dumps(product).encode(), b"prod-1")
+    for key in [WARM_UP, *(_key(number) for number in range(scenario.keys))]:
+        customer = {"customer_id": key.decode(), "segment": "retail", "language": "en", "product_id": "prod-1"}
+        producer.produce(f"{environment}.context-customers", json.dumps(customer).encode(), key)
+    if producer.flush(60):
+        raise RuntimeError(f"the broker did not take the customers of {environment}")
+
+
+def _key(number: int) -> bytes:
+    return b"k-%06d" % number
+
+
 def _produce(producer: Producer, topic: str, scenario: Scenario, make: Make, which: tuple[int, int]) -> None:
     key, n = which
-    mark = Mark(b"k-%06d" % key, n, time.time_ns())
+    mark = Mark(_key(key), n, time.time_ns())
     value, headers = make(mark)
     producer.produce(topic, value, mark.key, partition=key % scenario.partitions, headers=headers)
 

@@ -116,7 +116,7 @@ class Watcher:
             patience_ends = now + patience_s
             first_at = first_at or now
             if opened is None:
-                if seen >= scenario.records / 10 or now - first_at >= 2.0:
+                if seen >= scenario.records * scenario.warm_up or now - first_at >= 2.0:
                     opened, seen_at_open = watched.clocks(), seen
             elif seen >= scenario.records or now - opened[0] >= scenario.window_s:
                 break

@@ -117,10 +117,10 @@ class System:
         while time.monotonic() < deadline:
             if self._reap():
                 if self._process.returncode:
-                    self.ending = f"stopped with {self._process.returncode} on SIGTERM; log {self._log}"
+                    self.ending = f"SIGTERM: exit {self._process.returncode}, see {self._log.name}"
                 return
             time.sleep(0.02)
-        self.ending = f"did not stop within {self._grace_s:g} s of SIGTERM: killed"
+        self.ending = f"SIGTERM: killed after {self._grace_s:g} s"
         os.kill(self.pid, signal.SIGKILL)
         while not self._reap():
             time.sleep(0.02)

@@ -74,7 +74,7 @@ def show(rows: Sequence[Row]) -> None:
             _number(row.broker_cpu_share, ".0%"),
             _number(row.others_cpu_share, ".0%"),
             f"{row.events:,} in {row.window_s:.1f} s" if row.events else "-",
-            "; ".join(row.violations) or ("all" if row.complete else "so far"),
+            "no: see below" if row.violations else "all" if row.complete else "so far",
         )
     console.print(table)
     for line in ratios(rows):
@@ -82,7 +82,7 @@ def show(rows: Sequence[Row]) -> None:
     for row in rows:
         if len(row.places) > 1:
             console.print(f"{row.scenario}/{row.system}: " + ", ".join(f"{n:,} {at}" for at, n in row.places.items()))
-        for note in row.notes:
+        for note in row.violations + row.notes:
             console.print(f"{row.scenario}/{row.system}: {note}", markup=False)
     for name in dict.fromkeys(row.system for row in rows):
         if (entry := SYSTEMS.get(name)) and rows:

@@ -91,6 +91,7 @@ class Bench:
         if scenario.shape is Shape.TICKET:
             environment = f"{self._run}-{part}"
             self._topics.declare(environment)
+            load.know_customers(self._broker.bootstrap, environment, scenario)
             places = tuple(f"{environment}.{place}" for place in TICKET_PLACES)
             return Stand(environment, f"{environment}.workflow-events", places)
         prefix = f"{self._run}.{scenario.name}.{system}.{part}"
@@ -123,13 +124,13 @@ class Bench:
                 run = watcher.throughput(scenario, watched, PATIENCE_S)
             row.process_cpu_s = round(system.cpu_total_s, 2)
             if system.ending:
-                row.notes.append(system.ending)
+                row.violations.append(system.ending)
             watcher.drain()
             _judge(watcher, row, "backlog")
             row.complete |= watcher.checks.distinct == scenario.records
             row.places = {topic.removeprefix(f"{stand.prefix}."): n for topic, n in watcher.places.items()}
-            if dead := row.places.get("dead-letter"):
-                row.violations.append(f"{dead} good events became dead letters")
+            if scenario.shape is Shape.TICKET:
+                _judge_exits(row)
         self._topics.drop(stand.prefix)
         return run
 
@@ -146,7 +147,7 @@ class Bench:
         ):
             watcher.throughput(scenario, Watched(system.pid, self._broker.pid, system.check), PATIENCE_S)
         if system.ending:
-            row.notes.append(system.ending)
+            row.violations.append(system.ending)
         self._topics.drop(stand.prefix)
         row.notes.append(f"where the time goes: {out}")
 
@@ -220,6 +221,15 @@ def _settle(row: Row, runs: list[Throughput]) -> None:
     row.others_cpu_share = round(middle.others_cpu_share, 3)
     if middle.broker_cpu_share is not None:
         row.broker_cpu_share = round(middle.broker_cpu_share, 3)
+
+
+def _judge_exits(row: Row) -> None:
+    """The tickets are sound: a rate counts only when they went all the way, through the model to decisions."""
+    if dead := row.places.get("dead-letter"):
+        row.violations.append(f"{dead} good events became dead letters")
+    decided, total = row.places.get("decisions", 0), sum(row.places.values())
+    if decided < total / 2:
+        row.violations.append(f"only {decided} of {total} became decisions: most left before the end")
 
 
 def _judge(watcher: Watcher, row: Row, part: str) -> None:
