@@ -14,6 +14,7 @@ from agents.cli import (
     dead_letters,
     decisions,
     demo,
+    explain,
     lag,
     outcomes,
     publish,
@@ -102,6 +103,7 @@ for command in (
     review.review,
     correct.correct,
     outcomes.outcomes,
+    explain.explain,
     dead_letters.dlq,
     lag.lag,
 ):

@@ -6,12 +6,12 @@ transaction that is still open has written is not there yet, and is not waited f
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from pipeline.config import Settings, client_config
 from pipeline.errors import BrokerUnavailable, ConfigError
@@ -143,15 +143,13 @@ class TopicReader:
                     error = message.error()
                     if error is None or error.code() == _END:
                         yield message
-                    elif error.fatal() or not (unanswered(error) or error.retriable()):
-                        raise KafkaException(error)
                     else:
-                        log.info("%s: %s", self.topic, error.str())
+                        _refuse(error, self.topic)
         finally:
             consumer.unassign()
 
     def _no_answer(self, why: str) -> BrokerUnavailable:
-        return BrokerUnavailable(f"{self._bootstrap} does not answer for {self.topic} ({why}): see that Kafka runs")
+        return _silent(self._bootstrap, self.topic, why)
 
 
 def _below(offset: int, messages: Iterator[Message]) -> Iterator[Message]:
@@ -161,6 +159,53 @@ def _below(offset: int, messages: Iterator[Message]) -> Iterator[Message]:
 @contextmanager
 def open_reader(settings: Settings, topic: str) -> Iterator[TopicReader]:
     """A reader of a physical topic. `settings` hold the bootstrap servers."""
+    with _consumer(settings) as consumer:
+        yield TopicReader(consumer, topic, str(settings.bootstrap_servers))
+
+
+def sweep(settings: Settings, topics: Collection[str], partition: int | None = None) -> Iterator[Message]:
+    """Every record of these physical topics, or of one partition of each, up to the ends that they have now.
+
+    Those of one partition come in order, the topics all at once. What does not exist is passed over; ConfigError
+    when nothing of it exists, BrokerUnavailable when the broker does not answer.
+    """
+    bootstrap = str(settings.bootstrap_servers)
+    with _consumer(settings) as consumer:
+        try:
+            found = consumer.list_topics(timeout=ANSWER_S).topics
+        except KafkaException as error:
+            raise _silent(bootstrap, "its topics", error.args[0].str()) from error
+        there = {
+            (topic, number)
+            for topic in topics
+            if topic in found
+            for number in found[topic].partitions
+            if partition in (None, number)
+        }
+        if not there:
+            raise ConfigError(
+                f"none of {', '.join(sorted(topics))} is there: make the topics with `lockgate topics apply`, or name "
+                "the right --environment"
+            )
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in there])
+        heard = time.monotonic()
+        while there:
+            for message in consumer.consume(_BATCH, _POLL_S):
+                fault = message.error()
+                if fault is not None and fault.code() != _END:
+                    _refuse(fault, message.topic() or "a topic")
+                    continue
+                heard = time.monotonic()
+                if fault is None:
+                    yield message
+                else:
+                    there.discard((message.topic(), message.partition()))
+            if time.monotonic() - heard > ANSWER_S:
+                raise _silent(bootstrap, "its topics", f"silent for {ANSWER_S:.0f} s")
+
+
+@contextmanager
+def _consumer(settings: Settings) -> Iterator[Consumer]:
     config = client_config(
         settings,
         **{
@@ -176,6 +221,17 @@ def open_reader(settings: Settings, topic: str) -> Iterator[TopicReader]:
     )
     consumer = Consumer(config, logger=log)
     try:
-        yield TopicReader(consumer, topic, str(settings.bootstrap_servers))
+        yield consumer
     finally:
         consumer.close()
+
+
+def _refuse(error: KafkaError, topic: str) -> None:
+    """Raises what only people can mend; the rest passes by itself."""
+    if error.fatal() or not (unanswered(error) or error.retriable()):
+        raise KafkaException(error)
+    log.info("%s: %s", topic, error.str())
+
+
+def _silent(bootstrap: str, topic: str, why: str) -> BrokerUnavailable:
+    return BrokerUnavailable(f"{bootstrap} does not answer for {topic} ({why}): see that Kafka runs")

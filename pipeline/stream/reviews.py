@@ -99,5 +99,5 @@ def _filed(message: Message, decode: Callable[[bytes], T], strange: list[str]) -
     except DecodeError as error:
         strange.append(f"{message.topic()}[{message.partition()}]@{message.offset()}: {error}")
         return None
-    headers = tuple((name, content or b"") for name, content in message.headers() or ())
+    headers = tuple(message.headers() or ())
     return Filed(value, raw, message.key(), headers, message.partition(), message.offset(), message.timestamp()[1])

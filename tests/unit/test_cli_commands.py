@@ -45,6 +45,7 @@ COMMANDS = [
     ["review", "decide", "r", "--approve", "--reviewer", "x", "--reason", "y"],
     ["correct", "d", "--action", "none", "--reviewer", "x", "--reason", "y"],
     ["outcomes"],
+    ["explain", "e"],
     ["dlq", "list"],
     ["dlq", "show", "0:0"],
     ["lag"],
