@@ -138,6 +138,15 @@ def test_with_the_missing_ones_finished_everything_gets_in_at_last(case):
             waiting = [delivery for delivery in waiting if delivery not in chosen]
 
 
+def test_the_lowest_ones_too_are_no_more_than_there_is_room_for():
+    track = a_tenure().input
+    low = [a_delivery(track, offset) for offset in range(4)]
+    far = [a_delivery(track, offset) for offset in (20, 40, 60)]
+    with patch(LIMIT, 2):
+        chosen, _ = fitting_prefix(Progress(0), [*far, *low], 3)
+    assert chosen == [far[0], low[0], low[1]]
+
+
 def test_at_the_true_limit_thousands_of_holes_leave_room_for_the_lowest():
     track = a_tenure().input
     odd = [a_delivery(track, offset) for offset in range(1, 12_000, 2)]

@@ -220,12 +220,17 @@ def test_metadata_of_another_tool_stops_the_stage(metadata):
         decode(7, metadata)
 
 
-@pytest.mark.parametrize("body", ["?", "AB=", "B", "BBB", "AB", "BA", "g", ""], ids=repr)
+@pytest.mark.parametrize("body", ["?", "AB=", "B", "BBB", "AB", "BA", "g", "BBg", ""], ids=repr)
 def test_a_right_checksum_over_a_body_that_is_none_stops_the_stage(body):
     from zlib import crc32
 
     with pytest.raises(StageStopped):
         decode(7, f"1.{crc32(body.encode()):08x}.{body}")
+
+
+def test_metadata_that_no_encoding_can_write_stops_the_stage():
+    with pytest.raises(StageStopped):
+        decode(7, "1.00000000.\ud800")
 
 
 @pytest.mark.parametrize("metadata", [None, ""])

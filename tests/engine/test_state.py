@@ -150,6 +150,13 @@ def test_at_the_limit_the_oldest_identity_is_new_again():
     assert isinstance(look(state, ("s", "0"), (b"k", b"v"), 3), Fresh)
 
 
+def test_the_horizon_itself_still_counts():
+    state = State(10)
+    look(state, ("s", "1"), (b"k", b"v"), 5_000)
+    assert look(state, ("s", "1"), (b"k", b"v"), 5_000 + HORIZON) is Repeat.DUPLICATE
+    assert isinstance(look(state, ("s", "1"), (b"k", b"v"), 5_001 + HORIZON), Fresh)
+
+
 def test_a_clock_that_goes_back_makes_no_repeat_new():
     state = State(10)
     look(state, ("s", "1"), (b"k", b"v"), 10_000)
