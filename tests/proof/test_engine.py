@@ -191,6 +191,19 @@ def test_it_stops_within_ten_seconds_of_sigterm_under_load(lab):
     assert_proven(report)
 
 
+def test_steps_that_hang_do_not_hold_up_the_stop_and_lose_nothing(lab):
+    published = lab.load(rate=1000, count=200).start().finish()
+    worker = lab.start("--delay-ms", "1", "--slow-every", "10", "--slow-s", "3600")
+    feeding(worker)
+    time.sleep(2)
+    assert worker.terminate(10) < 10
+    assert worker.returncode == 0
+    last = lab.start()
+    report = lab.at_rest(published)
+    last.terminate(10)
+    assert_proven(report)
+
+
 @pytest.mark.proof
 @pytest.mark.timeout(300)
 def test_a_two_minute_step_with_a_session_of_ten_seconds_causes_no_rebalance(lab):
