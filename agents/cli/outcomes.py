@@ -94,7 +94,7 @@ def _print(newest: "list[DecisionOutcome]", limit: int, repeats: int) -> None:
         [(name, round(total["count"]), f"{total['cost']:,.2f}") for name, total in _totals(newest).items()],
     )
     if repeats:
-        click.echo(f"{repeats:,} repeats of reports were left out")
+        click.echo(f"\nrepeated reports, left out: {repeats:,}")
     if limit:
         click.echo()
         print_table(

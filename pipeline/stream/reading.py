@@ -34,6 +34,7 @@ _SILENT = frozenset(
 _END = KafkaError._PARTITION_EOF
 _BATCH = 1000
 _POLL_S = 0.1
+_SHORT_POLL_S = 0.02  # a batch is waited for as long as this, also when it holds all that there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def sweep(settings: Settings, topics: Collection[str], partition: int | None = N
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in there])
         heard = time.monotonic()
         while there:
-            for message in consumer.consume(_BATCH, _POLL_S):
+            for message in consumer.consume(_BATCH, _SHORT_POLL_S):
                 fault = message.error()
                 if fault is not None and fault.code() != _END:
                     _refuse(fault, message.topic() or "a topic")

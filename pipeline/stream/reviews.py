@@ -13,7 +13,7 @@ from pipeline.codec import Codec
 from pipeline.config import Settings
 from pipeline.errors import DecodeError
 from pipeline.records import Decision, Headers, ReviewItem
-from pipeline.stream.reading import open_reader
+from pipeline.stream.reading import sweep
 from pipeline.topics import load_topics
 
 REVIEWS, DECISIONS = "human-review", "decisions"
@@ -43,7 +43,7 @@ class Desk:
 
 
 def open_reviews(settings: Settings, codec: Codec, advance: Callable[[int], None] = lambda _: None) -> Desk:
-    """Reads reviews and decisions to their ends. BrokerUnavailable and ConfigError as `open_reader` raises them."""
+    """Reads reviews and decisions to their ends. BrokerUnavailable and ConfigError as `sweep` raises them."""
     desk = Desk()
     waiting: dict[str, Filed[ReviewItem]] = {}
     for message in scan(settings, REVIEWS):
@@ -87,9 +87,7 @@ def find_decision(
 
 def scan(settings: Settings, topic: str, partition: int | None = None) -> Iterator[Message]:
     """Every committed record of a topic, or of one partition of it, up to the end that there is now."""
-    with open_reader(settings, load_topics().physical(settings.environment, topic)) as reader:
-        bounds = reader.bounds()
-        yield from reader.read({at: kept.low for at, kept in bounds.items() if partition in (None, at)})
+    yield from sweep(settings, [load_topics().physical(settings.environment, topic)], partition)
 
 
 def _filed(message: Message, decode: Callable[[bytes], T], strange: list[str]) -> Filed[T] | None:

@@ -1,172 +1,32 @@
 """People decide: the whole of routing with a real worker, verdicts by the command line, read back by a plain client."""
 
 import json
-import os
 import subprocess
 import sys
-import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from confluent_kafka import KafkaException, Producer
 
-from agents.cli import main
 from agents.cli.output import ExitCode
-from pipeline.codec import Codec, event_headers
-from pipeline.records import (
-    Case,
-    CheckResult,
-    ContextField,
-    Event,
-    Inference,
-    Position,
-    ReviewVerdict,
-    Verdict,
-    VerdictKind,
-    decision_id,
-    enclosed,
-)
-from pipeline.share import share
-from pipeline.workflow import Check
-from tests.broker.one_stage import read_all
-from tests.steps.cases import WORKFLOW as _WITHOUT_CONTEXT
+from pipeline.records import Event, ReviewVerdict, VerdictKind, decision_id, enclosed
+from tests.broker.line import CODEC, ROOT, WORKFLOW, Line
 
-ROOT = Path(__file__).parents[2]
-PARTITIONS = 2
-CODEC = Codec()
-# The release is that of the shipped folder: the worker has no other.
-WORKFLOW = _WITHOUT_CONTEXT
 MEIER = ["--reviewer", "a.meier", "--reason", "looked at it"]
-
-
-class Line:
-    """One environment, with ways to put records in and to read what came out."""
-
-    def __init__(self, kafka, folder):
-        self.kafka, self.folder = kafka, folder
-        self.environment = f"t{uuid.uuid4().hex[:8]}"
-        self.options = ["--bootstrap", kafka, "--environment", self.environment]
-        declared = share("topics.yaml").read_text().replace("partitions: 8", f"partitions: {PARTITIONS}")
-        (folder / "topics.yaml").write_text(declared)
-        made = self.run("topics", "apply", "--file", str(folder / "topics.yaml"), "--replication", "1")
-        assert made.exit_code == ExitCode.OK, made.output
-        self.count = 0
-
-    def run(self, *arguments):
-        return CliRunner().invoke(main, [*self.options, *arguments])
-
-    def json(self, *arguments, code=ExitCode.OK):
-        result = self.run(*arguments, "--json")
-        assert result.exit_code == code, result.output
-        return json.loads(result.stdout)
-
-    @contextmanager
-    def worker(self):
-        """`lockgate worker --stage routing` as a process of its own."""
-        log = self.folder / f"worker-{time.monotonic_ns()}.log"
-        with log.open("wb") as sink:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "agents.cli", *self.options, "worker", "--stage", "routing"],
-                cwd=ROOT,
-                env={**os.environ, "LOCKGATE_DATA_DIR": str(self.folder / "data")},
-                stdout=sink,
-                stderr=sink,
-            )
-        try:
-            yield worker
-            assert worker.poll() is None, log.read_text()
-        finally:
-            worker.terminate()
-            worker.wait(20)
-
-    def put(self, topic, value, *, key, headers=(), partition=0):
-        """The offset at which one record lies now."""
-        told = []
-        producer = Producer({"bootstrap.servers": self.kafka, "acks": "all"})
-        producer.produce(
-            f"{self.environment}.{topic}",
-            value,
-            key,
-            partition,
-            headers=list(headers),
-            on_delivery=lambda error, message: told.append((error, message)),
-        )
-        assert producer.flush(20) == 0
-        assert told[0][0] is None
-        return told[0][1].offset()
-
-    def case(self, *, confidence=0.2, intent="refund", subject=None, partition=0):
-        """A validated case of an event of its own."""
-        self.count += 1
-        subject = subject or f"c-{self.count}"
-        event = Event("/bank", f"m-{self.count}", WORKFLOW.event_type, subject, None, {"text": "where is my money?"})
-        return Case(
-            event,
-            Position("workflow-events", partition, self.count, 1_748_772_000_000),
-            WORKFLOW.name,
-            WORKFLOW.release,
-            (ContextField("customer", {"segment": "gold"}, "context-customers[0]@4", 3_600_000),),
-            Inference("local", "m1", WORKFLOW.answer(intent), confidence, "probability", 1.0),
-            tuple(CheckResult(check.value, Verdict.PASS, "ok") for check in Check),
-        )
-
-    def validated(self, case):
-        """Puts a case where routing finds it, and returns its review id, which is also that of its decision."""
-        self.put(
-            "workflow-validated",
-            CODEC.encode(case),
-            key=case.event.subject.encode(),
-            headers=event_headers(case.event),
-            partition=case.origin.partition,
-        )
-        return decision_id(case.event, case.workflow, 1)
-
-    def review(self, **more):
-        """The id of a review that is open."""
-        review_id = self.validated(self.case(**more))
-        self.eventually(lambda: any(r["review_id"] == review_id for r in self.json("review", "list")["reviews"]))
-        return review_id
-
-    def eventually(self, check, within_s=60):
-        until = time.monotonic() + within_s
-        while not (found := check()):
-            assert time.monotonic() < until, "it did not come true in time"
-            time.sleep(0.1)
-        return found
-
-    def records(self, topic):
-        """Every committed record, by a client that shares no code with ours."""
-        until = time.monotonic() + 30
-        while True:
-            try:
-                return read_all(self.kafka, f"{self.environment}.{topic}")
-            except KafkaException:  # such as a leader of a new topic that does not know yet that it is one
-                assert time.monotonic() < until
-                time.sleep(0.2)
-
-    def read(self, topic, decode):
-        return [decode(message.value()) for message in self.records(topic)]
-
-    def decisions(self, *ids):
-        found = self.read("decisions", CODEC.decode_decision)
-        return [decision for decision in found if not ids or decision.decision_id in ids]
-
-    def audits(self, kind, **detail):
-        found = self.read("audit", CODEC.decode_audit)
-        return [a for a in found if a.kind == kind and detail.items() <= a.detail.items()]
 
 
 @pytest.fixture(scope="module")
 def line(kafka, tmp_path_factory):
     """An environment with a routing worker that runs."""
     line = Line(kafka, tmp_path_factory.mktemp("people"))
-    with line.worker():
+    with line.worker("routing"):
         yield line
+
+
+@pytest.fixture(scope="module")
+def undecided(line):
+    """A review that stays open."""
+    return line.review()
 
 
 @dataclass
@@ -191,7 +51,7 @@ def pause(kafka, tmp_path_factory):
     line = Line(kafka, tmp_path_factory.mktemp("pause"))
     assert line.run("review", "list").stdout == "no open reviews\n"
     assert line.json("review", "list") == {"count": 0, "reviews": []}
-    with line.worker():
+    with line.worker("routing"):
         case = line.case()
         twice, alone, again = line.review(partition=1), line.review(), line.validated(case)
         corrected = line.validated(line.case(confidence=0.97))
@@ -205,7 +65,7 @@ def pause(kafka, tmp_path_factory):
     for action in ("hand_over", "send_status"):
         line.json("correct", corrected, "--action", action, "--wait", "0", *MEIER)
     line.validated(replace(case, inference=replace(case.inference, confidence=0.99)))
-    with line.worker():
+    with line.worker("routing"):
         line.eventually(lambda: len(line.audits("superseded")) == 3 and line.decisions(alone))
     return Pause(line, twice, given, impatient, alone, corrected, again)
 
@@ -314,13 +174,10 @@ def test_a_review_that_is_decided_cannot_be_decided_again(line):
         ("intent=refunds", "did you mean 'refund'"),
     ],
 )
-def test_what_the_workflow_does_not_allow_is_refused_before_it_is_published(line, modify, cause):
-    review_id = line.review()
-    before = len(line.records("review-verdicts"))
-    result = line.run("review", "decide", review_id, "--modify", modify, *MEIER)
+def test_what_the_workflow_does_not_allow_is_refused_before_it_is_published(line, undecided, modify, cause):
+    result = line.run("review", "decide", undecided, "--modify", modify, *MEIER)
     assert result.exit_code == ExitCode.REFUSED
     assert cause in result.stderr
-    assert len(line.records("review-verdicts")) == before
 
 
 def test_of_verdicts_given_at_once_one_decides_and_the_others_are_told(line):
@@ -352,11 +209,16 @@ def test_of_verdicts_given_at_once_one_decides_and_the_others_are_told(line):
         (["--modify", "colour=red"], "no field 'colour'"),
     ],
 )
-def test_a_verdict_that_says_nothing_clear_is_a_usage_error(line, options, says):
-    review_id = line.review()
-    result = line.run("review", "decide", review_id, *options, *MEIER)
+def test_a_verdict_that_says_nothing_clear_is_a_usage_error(line, undecided, options, says):
+    result = line.run("review", "decide", undecided, *options, *MEIER)
     assert result.exit_code == ExitCode.USAGE
     assert says in result.stderr
+
+
+def test_a_verdict_that_was_refused_here_was_not_published(line, undecided):
+    said = [verdict.review_id for verdict in line.read("review-verdicts", CODEC.decode_verdict)]
+    assert undecided not in said
+    assert line.decisions(undecided) == []
 
 
 # -- verdicts on both sides of a pause ------------------------------------------------------------------------
@@ -425,35 +287,47 @@ def test_the_clock_lets_a_review_expire_which_is_no_rejection(line):
     assert (decision.action, decision.reasons, decision.decided_by) == ("none", ("expired",), "clock")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "cause", "failure"),
-    [
-        ({"digest": "0" * 64}, b"digest_mismatch", b"permanent"),
-        ({"review_id": "0" * 32}, b"review_id_mismatch", b"permanent"),
-        ({"reviewer": None}, b"reviewer_missing", b"policy"),
-        ({"kind": VerdictKind.MODIFY, "answer": {"action": "close_account"}}, b"action_not_allowed", b"policy"),
-        (None, b"schema id", b"poison"),
-    ],
-    ids=["digest", "review id", "nobody", "action", "bytes"],
-)
-def test_an_invalid_verdict_is_a_dead_letter_and_the_review_stays_open(line, spoil, cause, failure):
+SPOILT = {
+    "digest": ({"digest": "0" * 64}, b"digest_mismatch", b"permanent"),
+    "review id": ({"review_id": "0" * 32}, b"review_id_mismatch", b"permanent"),
+    "nobody": ({"reviewer": None}, b"reviewer_missing", b"policy"),
+    "action": ({"kind": VerdictKind.MODIFY, "answer": {"action": "close_account"}}, b"action_not_allowed", b"policy"),
+    "bytes": (None, b"schema id", b"poison"),
+}
+
+
+@pytest.fixture(scope="module")
+def spoilt(line):
+    """A review with one invalid verdict of each kind on it: its id, and the headers of the letters by kind."""
     review_id = line.review()
     verdict, record = a_verdict(line, review_id)
-    place = give(line, b"\0\0\0\0\x01x" if spoil is None else replace(verdict, **spoil), record)
+    places = {
+        give(line, b"\0\0\0\0\x01x" if spoil is None else replace(verdict, **spoil), record): kind
+        for kind, (spoil, _, _) in SPOILT.items()
+    }
 
-    def letter():
-        for message in line.records("dead-letter"):
-            said = dict(message.headers())
-            if said["lockgate_source_topic"] == b"review-verdicts":
-                at = f"{said['lockgate_source_partition'].decode()}:{said['lockgate_source_offset'].decode()}"
-                if at == place:
-                    return said
-        return None
+    def letters():
+        said = [dict(message.headers()) for message in line.records("dead-letter")]
+        at = {f"{h['lockgate_source_partition'].decode()}:{h['lockgate_source_offset'].decode()}": h for h in said}
+        return at if places.keys() <= at.keys() else None
 
-    said = line.eventually(letter)
+    found = line.eventually(letters)
+    return review_id, {kind: (place, found[place]) for place, kind in places.items()}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_an_invalid_verdict_is_a_dead_letter_with_its_cause(line, spoilt, kind):
+    _, cause, failure = SPOILT[kind]
+    place, said = spoilt[1][kind]
+    assert said["lockgate_source_topic"] == b"review-verdicts"
     assert said["lockgate_cause"].startswith(cause)
     assert (said["lockgate_class"], said["lockgate_stage"]) == (failure, b"routing")
-    assert line.audits("dead", verdict=place)
+    [audit] = line.audits("dead", verdict=place)
+    assert audit.detail["class"] == failure.decode()
+
+
+def test_invalid_verdicts_leave_their_review_open(line, spoilt):
+    review_id, _ = spoilt
     assert line.decisions(review_id) == []
     assert line.json("review", "decide", review_id, "--approve", *MEIER)["outcome"] == "decided"
 
