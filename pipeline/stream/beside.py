@@ -26,6 +26,7 @@ class Beside:
     def __init__(self, route: Route, limits: StageLimits, config: Mapping[str, Any]) -> None:
         self._route = route
         self._limit = limits.retry_records
+        self._limit_bytes = limits.partition_bytes
         self._batch = limits.batch_records
         self._config = dict(config)
         self._consumer: Consumer | None = None
@@ -79,7 +80,9 @@ class Beside:
 
     def _has_room(self, track: Track) -> bool:
         # Full at the limit, read again at half: every change of the assignment throws away what was fetched ahead.
-        return track.held < (self._limit if track in self._tracks else self._limit // 2 + 1)
+        if track in self._tracks:
+            return track.held < self._limit and track.held_bytes < self._limit_bytes
+        return track.held <= self._limit // 2 and track.held_bytes <= self._limit_bytes // 2
 
 
 def _no_track(_message: Message) -> Track | None:

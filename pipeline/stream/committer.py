@@ -42,6 +42,11 @@ PATIENCE = 5
 """Refusals in a row after which the producer is renewed and the round made smaller."""
 
 
+FENCED_AT_MOST = 3
+FENCED_WITHIN_S = 60.0
+"""Fenced more often than that within so many seconds, the stage stops."""
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """The group's metadata as the reader last saw it. A round keeps the one it started with: if the group moved
@@ -99,6 +104,7 @@ class Committer(threading.Thread):
         self._route = route
         self._limits = limits
         self._transactions = transactions
+        self._fenced_s: list[float] = []
         self._group = group
         self._counters = counters
         self._on_failure = on_failure
@@ -204,20 +210,36 @@ class Committer(threading.Thread):
                 self._counters.rounds_refused += 1
                 self._bury(chosen.deliveries, result)
             case Forbidden():
-                raise StageStopped(
-                    f"stage {self._route.stage} may not write: {result.cause}. Give its identity the ACLs that "
-                    "topics.yaml implies, then start it again. Nothing is lost: nothing was committed."
-                )
+                raise self._forbidden(result)
             case Refused():
                 self._counters.rounds_refused += 1
                 self._patience(result)
             case Unknown():
                 self._counters.rounds_unknown += 1
                 log.warning("%s: outcome unknown, settling: %s", self._route.stage, result.cause)
+                if result.fenced:
+                    self._count_fenced()
                 self._settle(chosen)
             case _:
                 assert_never(result)
         return True
+
+    def _forbidden(self, result: Forbidden) -> StageStopped:
+        return StageStopped(
+            f"stage {self._route.stage} may not write: {result.cause}. To go on, {result.remedy}, then start it again. "
+            "Nothing is lost: nothing was committed."
+        )
+
+    def _count_fenced(self) -> None:
+        """Once is what a long pause of this process brings about. Again and again is another process of its name."""
+        now = self._monotonic()
+        recent = [at for at in self._fenced_s if now - at < FENCED_WITHIN_S]
+        self._fenced_s = [*recent, now]
+        if len(self._fenced_s) > FENCED_AT_MOST:
+            raise StageStopped(
+                f"stage {self._route.stage}: another living process has the same transactional id, and each fences the "
+                "other. Give every worker a LOCKGATE_SLOT of its own. Nothing is lost: nothing was committed."
+            )
 
     def _attempt(self, chosen: _Round, member: Membership | None) -> Result:
         if member is None:
@@ -371,7 +393,7 @@ class Committer(threading.Thread):
                 case BadOutput():
                     return result
                 case Forbidden():
-                    raise StageStopped(f"stage {self._route.stage} may not write: {result.cause}. Give it the ACLs.")
+                    raise self._forbidden(result)
                 case Refused() | Unknown() | StaleMember():
                     self._transactions.renew()
                 case _:

@@ -189,6 +189,9 @@ class Reader(threading.Thread):
     def _renew_membership(self) -> None:
         metadata = self._consumer.consumer_group_metadata()
         self._membership_asked = time.monotonic()
+        if not self._consumer.memberid():
+            # Metadata of no member are not fenced: the broker takes them as if nobody competed (seen on Kafka 4.2).
+            return
         with self._membership_changed:
             serial = self._membership.serial + 1 if self._membership else 0
             self._membership = Membership(serial, metadata)

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from pipeline.stream.output import Output
+from pipeline.stream.progress import METADATA_LIMIT
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +50,21 @@ class BadOutput:
 
 @dataclass(frozen=True, slots=True)
 class Forbidden:
-    """Aborted: this identity may not write there. Only an operator can help."""
+    """Aborted: the broker will not take it from this identity, or as it is set up. `remedy` says who can help."""
 
     cause: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """It may be committed or not. `renew`, then read what is committed, then go on."""
+    """It may be committed or not. `renew`, then read what is committed, then go on.
+
+    `fenced`: another producer with the same transactional.id is alive, or the broker gave this one up.
+    """
 
     cause: str
+    fenced: bool = False
 
 
 Result: TypeAlias = Committed | Refused | StaleMember | BadOutput | Forbidden | Unknown
@@ -119,6 +125,7 @@ _BAD_OUTPUT = frozenset(
         KafkaError._INVALID_ARG,
     }
 )
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
 _FORBIDDEN = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -237,9 +244,9 @@ class KafkaTransactions:
                     )
                 except BufferError:
                     # The client's own queue is full. It empties by itself, or flush below runs into its bound.
-                    producer.poll(0.05)
-                    if self._stopping():
-                        return Refused("the process is to end")
+                    refused = self._make_room(producer)
+                    if refused is not None:
+                        return refused
                 except KafkaException as failure:
                     return _named(failure, index)
                 except (TypeError, ValueError) as failure:
@@ -248,6 +255,13 @@ class KafkaTransactions:
                     break
         return None
 
+    def _make_room(self, producer: Producer) -> Result | None:
+        try:
+            producer.poll(0.05)
+        except KafkaException as failure:  # a fatal error of the producer
+            return _named(failure, None)
+        return Refused("the process is to end") if self._stopping() else None
+
     def _deliver(self, producer: Producer, ask: Callable[[], Result | None]) -> Result | None:
         """Waits until all is delivered and `ask` had no objection.
 
@@ -255,12 +269,15 @@ class KafkaTransactions:
         asked something: so what is not delivered soon is a reason to ask early, not to wait for the bound.
         """
         deadline = time.monotonic() + self._timeout_s
-        while producer.flush(SLOW_S):
-            refused = ask()
-            if refused is not None:
-                return refused
-            if time.monotonic() > deadline or self._stopping():
-                return Refused(f"not delivered within {self._timeout_s:g} s")
+        try:
+            while producer.flush(SLOW_S):
+                refused = ask()
+                if refused is not None:
+                    return refused
+                if time.monotonic() > deadline or self._stopping():
+                    return Refused(f"not delivered within {self._timeout_s:g} s")
+        except KafkaException as failure:  # a fatal error of the producer, such as being fenced
+            return _named(failure, None)
         return ask()
 
     def _send_offsets(self, producer: Producer, offsets: Offsets, member: object) -> Result | None:
@@ -346,11 +363,13 @@ def _named(failure: KafkaException, index: int | None) -> Result:
     code = error.code()
     text = _text(failure)
     if error.fatal():
-        return Unknown(text)
+        return Unknown(text, fenced=code in _FENCED)
     if code in _STALE:
         return StaleMember(text)
     if code in _FORBIDDEN:
-        return Forbidden(text)
+        return Forbidden(text, "give its identity the ACLs that topics.yaml implies")
+    if code == KafkaError.OFFSET_METADATA_TOO_LARGE:
+        return Forbidden(text, f"set the broker's offset.metadata.max.bytes to {METADATA_LIMIT} or more")
     if code in _BAD_OUTPUT:
         return BadOutput(text, index)
     return Refused(text)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipeline.errors import BrokerUnavailable, ConfigError, DecodeError, FailureClass, StepError
+from pipeline.errors import BrokerUnavailable, ConfigError, DecodeError, FailureClass, StageStopped, StepError
 from pipeline.outcome import Retry
 from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.output import Output
@@ -399,3 +399,23 @@ def test_outputs_of_one_record_are_visible_together(kafka, names):
 
     asyncio.run(scenario())
     assert values(read_all(kafka, names.topic("out"))) == values(read_all(kafka, names.topic("audit")))
+
+
+def test_two_processes_of_one_slot_stop_with_the_reason_and_double_nothing(kafka, names):
+    """They fence each other: at least one of them gives up and says why, and what is visible is visible once."""
+    publish(kafka, names.topic("in"), numbered(4000, keys=200))
+
+    async def slowly(_delivery):
+        await asyncio.sleep(0.05)
+        return PASS
+
+    async def scenario():
+        async with running(kafka, names, slowly) as one, running(kafka, names, slowly) as two:
+            await eventually(lambda: one.failed.done() or two.failed.done(), 60)
+            failed = one if one.failed.done() else two
+            with pytest.raises(StageStopped, match="LOCKGATE_SLOT"):
+                failed.failed.result()
+
+    asyncio.run(scenario())
+    out = values(read_all(kafka, names.topic("out")))
+    assert len(out) == len(set(out))

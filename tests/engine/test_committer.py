@@ -188,7 +188,7 @@ def test_a_state_record_that_cannot_be_written_stops_the_stage(bench):
 
 class NoRights(Transactions):
     def run(self, outputs, offsets, member):
-        return Forbidden("TOPIC_AUTHORIZATION_FAILED: dev.out")
+        return Forbidden("TOPIC_AUTHORIZATION_FAILED: dev.out", "give it the ACLs")
 
 
 def test_missing_rights_stop_the_stage_and_name_what_is_missing():
