@@ -48,7 +48,7 @@ def run(text: str, folder: Path, bound_s: int, env: dict[str, str] | None = None
 
 def in_folder(text: str, folder: Path) -> str:
     """The pages write small files into the reader's folder; a test writes them beside the checkout."""
-    for name in re.findall(r"> ([a-z]+\.(?:log|jsonl|csv|py))\b", text):
+    for name in {*re.findall(r"> ([a-z]+\.(?:log|jsonl|csv|py))\b", text), "done.sqlite"}:
         text = re.sub(rf"(?<![\w/.]){re.escape(name)}\b", str(folder / name), text)
     return text
 
@@ -93,5 +93,5 @@ def test_every_make_target_that_the_pages_name_is_there():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = set()
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
-        named |= set(re.findall(r"make ([a-z]+)", page.read_text(encoding="utf-8")))
+        named |= set(re.findall(r"(?:`|^ *)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= targets
