@@ -82,10 +82,11 @@ def build_app(
 
 def _providers(workflows: Mapping[str, Workflow], settings: Settings) -> dict[str, Fallback]:
     """The workflow's model, then its rules, if it has any."""
-    return {workflow.name: _chain(workflow, settings) for workflow in workflows.values()}
+    return {workflow.name: provider_of(workflow, settings) for workflow in workflows.values()}
 
 
-def _chain(workflow: Workflow, settings: Settings) -> Fallback:
+def provider_of(workflow: Workflow, settings: Settings) -> Fallback:
+    """Who answers for a workflow. Made for one event loop; a model that is not in the cache is trained here."""
     rules = [] if workflow.rules is None else [RulesModel.start(workflow)]
     return Fallback([LocalModel.start(workflow, settings.cache_dir), *rules], workflow.deadline_s)
 

@@ -21,6 +21,7 @@ from agents.cli import (
     review,
     samples,
     topics,
+    try_out,
     worker,
 )
 from agents.cli.invocation import Invocation
@@ -106,5 +107,6 @@ for command in (
     explain.explain,
     dead_letters.dlq,
     lag.lag,
+    try_out.try_out,
 ):
     main.add_command(command)

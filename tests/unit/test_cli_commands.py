@@ -69,7 +69,7 @@ def test_help_documents_every_exit_code(lockgate):
         assert f"\n    {code}  " in shown_help
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", [*COMMANDS, ["try", "ticket_triage", "-"]], ids=" ".join)
 def test_every_command_has_help_and_json(lockgate, command):
     result = lockgate(*command, "--help")
     assert result.exit_code == 0
