@@ -39,7 +39,7 @@ SYSTEMS = {
     "faust-tuned": Entry(
         "tests.bench.systems.faust_app",
         "at least once unless the agent raises",
-        "take_events of 10,000 or 20 ms, keys concurrently, deliveries awaited; linger, large buffers, quiet loggers",
+        "take_events for 20 ms at most, keys concurrently, deliveries awaited; linger, large buffers, quiet loggers",
         variant="tuned",
     ),
     "faststream": Entry(
@@ -50,7 +50,7 @@ SYSTEMS = {
     "faststream-tuned": Entry(
         "tests.bench.systems.faststream_app",
         "at least once (AckPolicy.NACK_ON_ERROR)",
-        "batch=True (10,000 records or 20 ms), keys concurrently, publish_batch, one commit per batch",
+        "batch=True for 20 ms at most, keys concurrently, deliveries awaited together, one commit per batch",
         variant="tuned",
     ),
 }

@@ -40,7 +40,8 @@ def app_for(job: Job) -> faust.App:
             await event.forward(sink)
 
     async def by_batch(stream: faust.Stream) -> AsyncIterator[None]:
-        async for events in stream.take_events(10_000, within=0.02):
+        # Measured: with work, more keys side by side; without, a small batch is published while the next one fills.
+        async for events in stream.take_events(10_000 if job.work_s else 1_000, within=0.02):
             await work_by_key((event.key for event in events), job.work_s)
             # The stream acknowledges the batch when the body returns: only then all deliveries are confirmed.
             await asyncio.gather(
