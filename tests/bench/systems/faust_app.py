@@ -22,13 +22,13 @@ _TUNED = {
 }
 
 
-def app_for(job: Job) -> faust.App:
+def app_for(job: Job, datadir: str) -> faust.App:
     tuned = job.variant == "tuned"
     app = faust.App(
         job.group,
         broker=f"kafka://{job.bootstrap}",
         web_enabled=False,
-        datadir=tempfile.mkdtemp(prefix="bench-faust-"),
+        datadir=datadir,
         **(_TUNED if tuned else {}),
     )
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
@@ -61,13 +61,13 @@ def app_for(job: Job) -> faust.App:
 
 
 def main(job: Job) -> None:
-    app = app_for(job)
-    worker = faust.Worker(app, loglevel="WARNING", redirect_stdouts=False)
-    if job.variant == "tuned":
-        # The worker leaves the root logger at DEBUG: two or three records per event are built and thrown away.
-        for name in ("faust", "mode", "aiokafka", "asyncio"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-    worker.execute_from_commandline()
+    with tempfile.TemporaryDirectory(prefix="bench-faust-") as datadir:
+        worker = faust.Worker(app_for(job, datadir), loglevel="WARNING", redirect_stdouts=False)
+        if job.variant == "tuned":
+            # The worker leaves the root logger at DEBUG: two or three records per event are built and thrown away.
+            for name in ("faust", "mode", "aiokafka", "asyncio"):
+                logging.getLogger(name).setLevel(logging.WARNING)
+        worker.execute_from_commandline()
 
 
 if __name__ == "__main__":
