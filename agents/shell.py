@@ -26,7 +26,7 @@ import uvloop
 from faust.app.base import BootStrategy
 
 from pipeline.errors import ConfigError, StageStopped
-from pipeline.stream.channel import StageChannel
+from pipeline.stream.channel import DeliveryStream, StageChannel
 from pipeline.stream.delivery import Delivery
 from pipeline.stream.stage import Stage
 
@@ -54,6 +54,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             topic_disable_leader=True,
             stream_wait_empty=False,
             store="memory://",
+            Stream=DeliveryStream,
             # Faust makes a folder for tables at every start. We have none: it goes where it is in nobody's way.
             datadir=Path(tempfile.gettempdir()) / f"lockgate-faust-{os.getuid()}",
         )

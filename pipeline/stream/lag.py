@@ -22,7 +22,7 @@ from pipeline.stream.committed import Partition, fetch_committed, outsider, wate
 from pipeline.stream.progress import Progress
 from pipeline.stream.reading import unanswered
 from pipeline.stream.transaction import Stopping
-from pipeline.topics import STAGE_INPUT
+from pipeline.topics import SIDE_INPUT, STAGE_INPUT
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ _EXPIRED = KafkaError._AUTO_OFFSET_RESET
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """What one partition of a stage's input, and of its retry topic, still holds for the stage."""
+    """What one partition of a stage's inputs, and of its retry topic, still holds for the stage."""
 
     partition: int
     waiting: int
-    """Records of the input that are not done."""
+    """Records of the input, and of what is read beside it, that are not done."""
     retrying: int
     """Records that wait in the retry topic."""
     oldest_age_s: float
@@ -189,14 +189,20 @@ class _Stage:
     def retry(self) -> str:
         return f"{self.environment}.retry-{self.name}"
 
+    @property
+    def side(self) -> str | None:
+        beside = SIDE_INPUT.get(self.name)
+        return None if beside is None else f"{self.environment}.{beside}"
+
     def partitions(self) -> list[Partition]:
-        """Of both topics. ConfigError when one is missing."""
-        if missing := [topic for topic in (self.input, self.retry) if topic not in self.known]:
+        """Of all its topics. ConfigError when one is missing."""
+        topics = [self.input, self.retry, *([self.side] if self.side else [])]
+        if missing := [topic for topic in topics if topic not in self.known]:
             raise ConfigError(
                 f"no topic {', '.join(missing)}: make the topics with `lockgate topics apply`, "
                 "or name the right --environment"
             )
-        return [(topic, number) for topic in (self.input, self.retry) for number in self.known[topic]]
+        return [(topic, number) for topic in topics for number in self.known[topic]]
 
 
 def _measure_stage(stage: _Stage, exact_up_to: int, timeout_s: float, now: Callable[[], float]) -> StageLag:
@@ -222,7 +228,12 @@ def _measure_stage(stage: _Stage, exact_up_to: int, timeout_s: float, now: Calla
         workers,
         tuple(
             _partition_lag(
-                number, tallies[stage.input, number], tallies.get((stage.retry, number)), owners.get(number), at_ms
+                number,
+                tallies[stage.input, number],
+                tallies.get((stage.retry, number)),
+                owners.get(number),
+                at_ms,
+                tallies.get((stage.side, number)) if stage.side else None,
             )
             for number in stage.known[stage.input]
         ),
@@ -293,13 +304,18 @@ def _ends(error: KafkaError, tally: _Tally) -> bool:
 
 
 def _partition_lag(
-    number: int, waiting: _Tally, retrying: _Tally | None, owner: str | None, now_ms: float
+    number: int,
+    waiting: _Tally,
+    retrying: _Tally | None,
+    owner: str | None,
+    now_ms: float,
+    beside: _Tally | None = None,
 ) -> PartitionLag:
-    tallies = [waiting] if retrying is None else [waiting, retrying]
+    tallies = [tally for tally in (waiting, beside, retrying) if tally is not None]
     oldest = min((tally.oldest_ms for tally in tallies if tally.oldest_ms is not None), default=None)
     return PartitionLag(
         partition=number,
-        waiting=waiting.records,
+        waiting=waiting.records + (beside.records if beside is not None else 0),
         retrying=retrying.records if retrying is not None else 0,
         # The clocks of this machine and of the broker may differ: no age is negative.
         oldest_age_s=0.0 if oldest is None else max(0.0, (now_ms - oldest) / 1000),

@@ -25,7 +25,7 @@ from confluent_kafka.admin import (
 from pipeline.errors import BrokerUnavailable, TopicPlanRefused
 from pipeline.stream.drained import undone
 from pipeline.stream.topic_plan import Change, Cluster, Create, Existing, Plan, decide, same_setting
-from pipeline.topics import STAGE_INPUT, Topics
+from pipeline.topics import SIDE_INPUT, STAGE_INPUT, Topics
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,8 @@ def look(config: Mapping[str, Any], environment: str) -> Cluster:
 def _refuse_undrained(config: Mapping[str, Any], environment: str, cluster: Cluster) -> None:
     busy = []
     for stage, source in STAGE_INPUT.items():
-        names = [f"{environment}.{name}" for name in (source, f"retry-{stage}")]
+        beside = [SIDE_INPUT[stage]] if stage in SIDE_INPUT else []
+        names = [f"{environment}.{name}" for name in (source, f"retry-{stage}", *beside)]
         partitions = [
             (name, n) for name in names if name in cluster.topics for n in range(cluster.topics[name].partitions)
         ]

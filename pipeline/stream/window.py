@@ -113,8 +113,9 @@ class Window:
 
     async def get(self) -> Delivery | None:
         """The next delivery to work on, or None after `end`. Waits for one; cancelling the wait loses nothing."""
+        task = asyncio.current_task()
         while not self._ended:
-            delivery = self.get_nowait()
+            delivery = self.get_nowait(task)
             if delivery is not None:
                 return delivery
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -132,14 +133,18 @@ class Window:
         self._ended = True
         self._wake(len(self._waiters))
 
-    def get_nowait(self) -> Delivery | None:
-        """The next delivery to work on, or None when there is none now."""
+    def get_nowait(self, task: "asyncio.Task[Any] | None" = None) -> Delivery | None:
+        """The next delivery to work on, or None when there is none now.
+
+        `task` is the agent's, the running one: given by a caller that asks often, since looking it up costs.
+        """
+        task = task or asyncio.current_task()
         ready = self._ready
         while ready and not self._ended:
             delivery = ready.popleft()
             if delivery.track.tenure.closing:
                 continue  # read again by the next owner
-            if self._start(delivery):
+            if self._start(delivery, task):
                 return delivery
         return None
 
@@ -148,7 +153,7 @@ class Window:
         """Whether `get_nowait` may have something."""
         return bool(self._ready)
 
-    def _start(self, delivery: Delivery) -> bool:
+    def _start(self, delivery: Delivery, task: "asyncio.Task[Any] | None") -> bool:
         """True when an agent must work on it; False when the window itself could finish it."""
         track = delivery.track
         tenure = track.tenure
@@ -170,7 +175,7 @@ class Window:
         delivery.attempt += 1
         delivery.overdue = delivery.entered = False
         delivery.outcome = None
-        delivery.task = task = asyncio.current_task()
+        delivery.task = task
         delivery.started_s = self._clock.time()
         tenure.out += 1
         self._out[delivery] = task.cancelling() if task is not None else 0
@@ -210,7 +215,8 @@ class Window:
         """The agent's block ended. True swallows the error: it became an outcome."""
         if delivery not in self._out:
             return isinstance(error, Exception)  # the sweep took it away: whatever comes now is late
-        stopped = self._is_stopped(delivery)
+        # Asked only where it matters: this is the way of every delivery.
+        stopped = (error is not None or delivery.overdue) and self._is_stopped(delivery)
         outcome: Outcome
         if error is None:
             outcome = delivery.outcome or Dead("unresolved: the agent left the record without an outcome")
