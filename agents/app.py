@@ -22,7 +22,7 @@ from pipeline.stream.delivery import Delivery
 from pipeline.stream.limits import RetryLimits, StageLimits
 from pipeline.stream.route import Route, Side
 from pipeline.stream.stage import LoopClock, Stage
-from pipeline.topics import VERDICTS, load_topics
+from pipeline.topics import SIDE_INPUT, VERDICTS, load_topics
 from pipeline.workflow import Workflow, load_workflows
 
 WORKFLOWS = Path(pipeline.workflows.__file__).parent
@@ -106,7 +106,7 @@ def _stage(
     def physical(logical: str) -> str:
         return topics.physical(settings.environment, logical)
 
-    entrance, final = link.source == "workflow-events", link.onward == "decisions"
+    entrance, beside = link.source == "workflow-events", SIDE_INPUT.get(name)
     route = Route(
         stage=name,
         group=f"{settings.environment}.{name}",
@@ -114,8 +114,8 @@ def _stage(
         input=physical(link.source),
         retry=physical(f"retry-{name}"),
         dead_letter=physical("dead-letter"),
-        state=physical(f"state-{name}") if entrance or final else None,
-        side=Side(physical(VERDICTS), VERDICTS) if final else None,
+        state=physical(f"state-{name}") if entrance or beside else None,
+        side=Side(physical(beside), beside) if beside else None,
     )
     exits = CaseExits(
         codec=codec,

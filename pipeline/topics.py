@@ -24,7 +24,9 @@ STAGE_INPUT = {
     "routing": "workflow-validated",
 }
 PARTIES = ("publisher", "context-owner", "downstream", "people", "operator")
-VERDICTS = "review-verdicts"  # read by routing beside its input, partition by partition
+VERDICTS = "review-verdicts"
+SIDE_INPUT = {"routing": VERDICTS}
+"""What a stage reads beside its input, partition by partition."""
 EXITS = ("decisions", "human-review", "dead-letter", "blocked", "audit")
 REQUIRED = (
     *STAGE_INPUT.values(),

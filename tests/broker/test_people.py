@@ -44,6 +44,8 @@ class Pause:
     """A decision that was corrected twice."""
     again: str
     """A decided review whose event came to routing once more, sure this time."""
+    lag: int
+    """What routing had not done before its worker started again."""
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +67,10 @@ def pause(kafka, tmp_path_factory):
     for action in ("hand_over", "send_status"):
         line.json("correct", corrected, "--action", action, "--wait", "0", *MEIER)
     line.validated(replace(case, inference=replace(case.inference, confidence=0.99)))
+    [lag] = [stage for stage in line.json("lag")["stages"] if stage["stage"] == "routing"]
     with line.worker("routing"):
         line.eventually(lambda: len(line.audits("superseded")) == 3 and line.decisions(alone))
-    return Pause(line, twice, given, impatient, alone, corrected, again)
+    return Pause(line, twice, given, impatient, alone, corrected, again, lag["not_done"])
 
 
 # -- reviews ------------------------------------------------------------------------------------------------
@@ -239,6 +242,11 @@ def test_without_a_worker_the_verdict_stays_and_that_is_said(pause):
     assert "lockgate lag" in pause.impatient.stderr
     [decision] = pause.line.decisions(pause.alone)
     assert decision.reasons == ("approved",)
+
+
+def test_verdicts_that_wait_for_routing_are_lag(pause):
+    """Two on one review, one on another, two corrections, and the event that came again."""
+    assert pause.lag == 6
 
 
 def test_of_two_corrections_of_one_decision_the_first_counts(pause):
