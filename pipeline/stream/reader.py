@@ -187,7 +187,11 @@ class Reader(threading.Thread):
         self._renew_membership()
 
     def _renew_membership(self) -> None:
-        metadata = self._consumer.consumer_group_metadata()
+        try:
+            metadata = self._consumer.consumer_group_metadata()
+        except RuntimeError:
+            # While the consumer closes it has none to give. What is committed then goes with the last one.
+            return
         self._membership_asked = time.monotonic()
         if not self._consumer.memberid():
             # Metadata of no member are not fenced: the broker takes them as if nobody competed (seen on Kafka 4.2).

@@ -14,10 +14,11 @@ import threading
 import time
 import uuid
 from enum import StrEnum
+from queue import SimpleQueue
 from random import Random
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from agents.shell import StreamApp, run
 from pipeline.errors import DecodeError
@@ -38,29 +39,34 @@ class Break(StrEnum):
 
 
 def break_transaction() -> None:
-    from pipeline.stream import transaction
+    from pipeline.stream import reader, transaction
 
-    send_after: list[tuple[Any, Any]] = []
+    sent: list[Any] = []
+    due: SimpleQueue[Any] = SimpleQueue()
 
     def keep(self, _producer, offsets, _member):
-        send_after.append((self, offsets))
+        sent.append(offsets)
 
     commit = transaction.KafkaTransactions._commit
 
     def commit_then_offsets(self, producer):
         result = commit(self, producer)
-        time.sleep(0.05)
-        while send_after:
-            owner, offsets = send_after.pop()
-            config = {k: v for k, v in owner._config.items() if k == "bootstrap.servers"}
-            consumer = Consumer({**config, "group.id": GROUP[0], "enable.auto.commit": False})
-            positions = [TopicPartition(topic, at, offset, metadata) for topic, at, offset, metadata in offsets]
-            consumer.commit(offsets=positions, asynchronous=False)
-            consumer.close()
+        time.sleep(0.2)  # so that a kill can strike between the two
+        while sent:
+            due.put(sent.pop())
         return result
+
+    answer = reader.Reader._answer
+
+    def answer_and_commit(self, wait_s=0.0):
+        while not due.empty():
+            positions = [TopicPartition(topic, at, offset, metadata) for topic, at, offset, metadata in due.get()]
+            self._consumer.commit(offsets=positions, asynchronous=False)
+        answer(self, wait_s)
 
     transaction.KafkaTransactions._send_offsets = keep
     transaction.KafkaTransactions._commit = commit_then_offsets
+    reader.Reader._answer = answer_and_commit
 
 
 def break_epoch() -> None:
@@ -81,9 +87,6 @@ def break_metadata() -> None:
     from pipeline.stream import progress
 
     progress.Progress.encode = lambda self: ""
-
-
-GROUP = [""]
 
 
 class Answers:
@@ -116,10 +119,9 @@ def decode(delivery):
 
 def build(options: argparse.Namespace) -> StreamApp:
     environment = options.environment
-    GROUP[0] = f"{environment}.engine"
     route = Route(
         stage="engine",
-        group=GROUP[0],
+        group=f"{environment}.engine",
         source="in",
         input=f"{environment}.in",
         retry=f"{environment}.retry",
