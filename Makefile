@@ -28,8 +28,9 @@ lint: setup ## ruff, mypy strict, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes, whole files each: most tests on a broker wait for it more than they work.
 test: lint ## all that CI runs: lint, unit and property tests, the tests on a real Apache Kafka (at most 25 minutes)
-	$(BIN)/python -m pytest -q -m "not proof"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not proof"
 
 unit: setup ## the tests that need no broker
 	$(BIN)/python -m pytest -q -m "not broker and not proof"
