@@ -205,12 +205,13 @@ def test_steps_that_hang_do_not_hold_up_the_stop_and_lose_nothing(lab):
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(700)
 def test_a_two_minute_step_with_a_session_of_ten_seconds_causes_no_rebalance(lab):
     published = lab.load(rate=1000, count=100).start().finish()
     worker = lab.start("--session-s", "10", "--delay-ms", "1", "--slow-every", "20", "--slow-s", "120")
     feeding(worker)
-    report = lab.at_rest(published, 200)
+    # By chance one key may have several slow records, which then wait for each other: up to four in a row.
+    report = lab.at_rest(published, 520)
     assert_proven(report)
     assert "revoked" not in worker.said()
     assert "lost" not in worker.said()
