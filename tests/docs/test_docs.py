@@ -36,7 +36,8 @@ def run(text: str, folder: Path, bound_s: int, env: dict[str, str] | None = None
     }
     done = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-m"],
-        input=f"cd {ROOT}\n{text}",
+        # Whatever ends the script also ends the worker that it started.
+        input=f"trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\ncd {ROOT}\n{text}",
         env=environment,
         capture_output=True,
         text=True,
