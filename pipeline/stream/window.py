@@ -148,11 +148,6 @@ class Window:
                 return delivery
         return None
 
-    @property
-    def has_ready(self) -> bool:
-        """Whether `get_nowait` may have something."""
-        return bool(self._ready)
-
     def _start(self, delivery: Delivery, task: "asyncio.Task[Any] | None") -> bool:
         """True when an agent must work on it; False when the window itself could finish it."""
         track = delivery.track
